@@ -151,7 +151,7 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
         raise _missing()
     types = _types()
     overrides = [_override(argument, types) for argument in arguments if argument.startswith("--config.")]
-    _note_repeated(overrides)
+    _note_repeated(overrides, types)
     found = _find_recipe(given)
     values = flags.FlagValues()
     try:
@@ -177,13 +177,21 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
     return config, overridden
 
 
-def _note_repeated(overrides: Sequence[str]) -> None:
-    """Logs which fields are given several times: a shell makes several of a value with braces that is not quoted."""
-    last = dict(override.partition("=")[::2] for override in overrides)
-    counts = collections.Counter(override.partition("=")[0] for override in overrides)
-    for name, count in counts.items():
-        if count > 1:
-            _log_once(f"{name}: given {count} times; the last one counts, {last[name]!r} (quote a value with braces)")
+def _note_repeated(overrides: Sequence[str], types: Mapping[str, type | None]) -> None:
+    """Logs which fields are given several values: a shell makes several of one with braces that is not quoted.
+
+    Those of a tuple are not: ml_collections takes all of its values.
+    """
+    values: dict[str, list[str]] = collections.defaultdict(list)
+    for override in overrides:
+        if types.get(_path(override)) is not tuple:
+            name, _, value = override.partition("=")
+            values[name].append(value)
+    for name, given in values.items():
+        if len({*given}) > 1:
+            _log_once(
+                f"{name}: given {len(given)} times; the last one counts, {given[-1]!r} (quote a value with braces)"
+            )
 
 
 def find_workdir(argv: Sequence[str]) -> Path | None:

@@ -1,5 +1,6 @@
 """What a recipe registers, and the error where that is wrong, missing, or not named in the config."""
 
+import io
 import json
 import sys
 
@@ -48,6 +49,13 @@ def test_a_data_set_from_arrays_a_function_or_an_object():
     np.testing.assert_array_equal(dataset.labels(), [1, 0])
 
 
+def truncated():
+    """An image that Pillow has opened and not yet read."""
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(stream, "PNG")
+    return Image.open(io.BytesIO(stream.getvalue()[:-900]))
+
+
 def test_a_data_set_of_other_libraries():
     """Items of torchvision are (image of Pillow, label), those of Hugging Face dicts; modes as of files of them."""
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4), np.uint8)
@@ -75,6 +83,8 @@ def test_a_data_set_of_other_libraries():
         (Items((IMAGES[0], "a")), r"mine \[train\], item 0: TypeError"),
         (Items((IMAGES[0], 2)), r"item 0: label 2; the classes are 0 to 1"),
         (Items({"img": IMAGES[0], "label": 0}), r"item 0: KeyError: 'image'"),
+        (Items((truncated(), 0)), r"item 0: OSError: image file is truncated"),
+        (Items(([[0], [1, 2]], 0)), r"item 0: ValueError: "),
         (Items((Image.new("I;16", (4, 4)), 0)), r"item 0: an image uint16\[4, 4, 1\]; uint8"),
     ],
 )

@@ -91,3 +91,6 @@ def test_a_field_that_is_given_twice_is_noted(capsys):
     config, _ = recipe_files.load_config(["--config=digits", "--config.num_steps=5", "--config.num_steps=7"])
     assert config.num_steps == 7
     assert "--config.num_steps: given 2 times; the last one counts, '7' (quote a value w" in capsys.readouterr().err
+    given = ["--config=digits", "--config.initialize.new=('a',)", "--config.initialize.new=('b',)"]
+    config, _ = recipe_files.load_config([*given, "--config.seed=3", "--config.seed=3"])
+    assert config.initialize.new == ("a", "b") and capsys.readouterr().err == ""  # the values of a tuple add up

@@ -381,7 +381,8 @@ class HuggingFace(SourceBuilder, skip_registration=True):  # type: ignore[call-a
         file = None if class_names is None else os.fspath(class_names)
         found, sources = huggingface.scan(source, file, image_key, label_key, several=several)
         for line in folder_account.format_account(found):
-            print(line, file=sys.stderr)
+            if "prepare huggingface" not in line:  # which this is
+                print(line, file=sys.stderr)
         self._class_names = found.class_names
         usable = {split: part for split, part in found.splits.items() if not part.unlabelled}
         for problem in [part.problem for part in usable.values() if part.problem]:

@@ -188,7 +188,10 @@ def load_splits(
         opened = _open_splits(name, splits, data_dir, class_names, image_key, label_key, several)
     except UserError as error:
         kind, _, path = name.partition(":")
-        if kind == "folder" and name not in _ADDED and huggingface_files.is_data_set(Path(path).expanduser()):
+        is_other = (
+            kind == "folder" and name not in _ADDED and path.strip() and not str(error).startswith("unknown split")
+        )
+        if is_other and huggingface_files.is_data_set(Path(path)):
             raise UserError(
                 f"{printable(name)}: a Hugging Face data set? Then huggingface:{printable(path)}; as class folders: "
                 f"{error}"
@@ -407,14 +410,15 @@ def _from_splits(
         return _not_empty(Dataset(name, split, class_names, sources[split]))
     from tensorflow_datasets.core import splits
 
-    own_names = {s: s for s in sources}
-    if not re.search(r"\ball\b", split):  # the sum of all splits, each once
-        own_names |= spellings
+    own_names = {**{s: s for s in sources}, **spellings}
+    spec = split
+    if "all" not in sources:  # the sum of all splits, which would count every spelling
+        spec = re.sub(r"\ball\b(?!\[)", "+".join(sources), split)
     infos = {
         s: splits.SplitInfo(name=s, shard_lengths=[len(sources[own])], num_bytes=0) for s, own in own_names.items()
     }
     parts = []
-    for part in _read_split(name, split, infos, list(sources), hint):
+    for part in _read_split(name, spec, infos, list(sources), hint):
         own = own_names[part.splitname]
         if own in problems:
             raise UserError(f"split {split!r} of {name}: {problems[own]}")

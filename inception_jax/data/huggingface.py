@@ -29,6 +29,7 @@ from inception_jax.errors import UserError, nearest
 _MAX_LABELS = 1_000_000
 _LABELS = ("label", "labels")  # what a column of labels without named classes is called
 _NO_LABELS = np.zeros(0, np.int64)
+_NO_LABEL = -1  # the mark of the package datasets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,10 @@ class TableRecords:
 
     def digest(self) -> str:
         """SHA-256 of the files' sizes and the images' names and labels, in order: files may be moved and renamed."""
-        sizes = [os.path.getsize(file) for file in self.tables.files]
+        try:
+            sizes = [os.path.getsize(file) for file in self.tables.files]
+        except OSError as error:
+            raise UserError(f"{printable(str(error.filename))}: {error.strerror}") from None
         return sha256("huggingface", self.image_key, *sizes, self.names.packed, *digest_parts(self.labels))
 
 
@@ -191,8 +195,9 @@ def scan(
         for split in deciders:
             if isinstance(problem := read[split], str):
                 raise UserError(f"{full}: its classes are those of {' and '.join(deciders)}: {problem}")
-    deciding = [own for split, own in read.items() if isinstance(own, _Split) and split == (reference or split)]
-    class_names, classes = _classes(full, [own.labels for own in deciding], columns.class_names, classes_file)
+    deciding = [own.labels for split, own in read.items() if isinstance(own, _Split) and split == (reference or split)]
+    deciding = [labels for labels in deciding if labels.values != [_NO_LABEL]]
+    class_names, classes = _classes(full, deciding, columns.class_names, classes_file)
     sources, parts = {}, {}
     notes = [*found.notes]
     for split in used:
@@ -275,10 +280,11 @@ def _columns_of(wanted: _Wanted, file: str, schema: Any) -> _Columns:
     kinds = [name for name in fields if _is_list(fields[name]) == several and name != image]
     labels = [name for name in kinds if name in named] or [name for name in _LABELS if name in kinds]
     others = [name for name in fields if name not in kinds and (name in named or name in _LABELS)]
-    if label_key in others or (label_key is None and not labels and others):
+    label = others[0] if label_key is None and not labels and others else ""
+    label = label or _choose(where, "label_key", "labels", label_key, labels, fields)
+    if _is_list(fields[label]) != several:
         has, kind = ("one label per row", "single") if several else ("lists of labels", "multi")
-        raise UserError(f"{where}: column {label_key or others[0]!r} has {has}: --config.data.labels={kind}")
-    label = _choose(where, "label_key", "labels", label_key, labels, fields)
+        raise UserError(f"{where}: column {label!r} has {has}: --config.data.labels={kind}")
     for key in (image, label):  # a dot is between a column and its field
         if "." in key or any(name.startswith(f"{key}.") for name in fields):
             raise UserError(f"{where}: columns with a dot in their names beside {key!r}; rename them")
@@ -384,7 +390,7 @@ def _with_classes(
     if (wrong := np.flatnonzero(found < 0)).size:
         row = int(wrong[0]) if labels.ends is None else int(np.searchsorted(labels.ends, wrong[0], side="right"))
         where, code = split.tables.row_name(row), int(labels.codes[wrong[0]])
-        if all(value == -1 for value in labels.values):  # -1: datasets' own mark of what has no label
+        if all(value == _NO_LABEL for value in labels.values):
             return _NO_LABELS, f"{where}: no label; no other row has one", True
         if code < 0:
             return _NO_LABELS, f"{where}: no label", False

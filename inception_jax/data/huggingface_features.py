@@ -38,7 +38,8 @@ def readme_class_names(info: Any, config: str) -> dict[str, list[str]]:
     if len(infos) > 1 or any("config_name" in one for one in infos):
         infos = [one for one in infos if one.get("config_name", "default") == (config or "default")]
     found = {}
-    for feature in infos[0].get("features") or [] if infos else []:
+    features = infos[0].get("features") if infos else None
+    for feature in features if isinstance(features, list) else []:
         if not isinstance(feature, dict):
             continue
         for key in ("dtype", "sequence", "list", "large_list"):

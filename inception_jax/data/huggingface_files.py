@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import fnmatch
 import glob
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,7 @@ _SHARDED = re.compile(r"data/(?P<split>\w+(?:\.\w+)*)-\d{5,}-of-\d{5,}[^/]*")
 _SHARD = re.compile(r"(?P<before>.*?)(?P<number>\d{5,})-of-(?P<count>\d{5,})(?P<after>.*)")
 _WORD = re.compile(rf"(?:^|[-._ 0-9])({'|'.join(split_names.KIND)})(?=[-._ 0-9]|$)", re.IGNORECASE)
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_LOOKED_AT = 1000  # folders, for whether there are such files
 _HEADER = re.compile(r"\ufeff?---\s*\n(.*?)\n---", re.DOTALL)  # of README.md, in YAML
 
 
@@ -111,8 +113,10 @@ def is_data_set(folder: Path) -> bool:
         if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
             return True
         tops = (folder, folder / "data")
-        files = [file for top in tops if top.is_dir() for file in os.listdir(top) if file.endswith(_SUFFIXES)]
-        return bool(files or _read_header(folder).get("configs"))
+        if any(file.endswith(_SUFFIXES) for top in tops if top.is_dir() for file in os.listdir(top)):
+            return True
+        below = (file for _, _, files in itertools.islice(os.walk(folder), _LOOKED_AT) for file in files)
+        return bool(_read_header(folder).get("configs")) and any(file.endswith(_SUFFIXES) for file in below)
     except (OSError, UserError):
         return False
 
@@ -148,7 +152,7 @@ def _cached(repository: str) -> Path | None:
     folder = _hub_cache() / f"datasets--{repository.replace('/', '--')}"
     try:
         return folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
-    except OSError:
+    except (OSError, ValueError):
         found = [*folder.glob("snapshots/*")]
         return found[0] if len(found) == 1 else None
 
@@ -225,8 +229,8 @@ def _saved(folder: Path) -> SplitTables:
     if state.get("_indices_data_files"):
         return SplitTables([], f"{shown}: written by an old version, with an order of its rows; write it anew")
     parts = state.get("_data_files")
-    names = [part.get("filename") if isinstance(part, dict) else None for part in parts or []]
-    if not isinstance(parts, list) or not all(isinstance(name, str) for name in names):
+    names = [part.get("filename") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    if not isinstance(parts, list) or len(names) < len(parts) or not all(isinstance(name, str) for name in names):
         return SplitTables([], f"{shown}/state.json: no names of files; copy the data set again")
     return SplitTables([str(folder / str(name)) for name in names])
 

@@ -179,13 +179,12 @@ class OwnRecords:
             item = self.items[index]
             image, label = (item["image"], item["label"]) if isinstance(item, Mapping) else item
             label = operator.index(label) if self.label_columns is None else check_row(label, self.label_columns)
-        except Exception as error:  # whatever a user's object raises
+            if not isinstance(image, bytes):
+                image = np.asarray(image.convert("RGB") if getattr(image, "mode", "") in _CONVERTED else image)
+                image = image[..., None] if image.ndim == 2 else image
+        except Exception as error:  # whatever a user's object raises, or Pillow for a file that it opens only now
             raise UserError(f"{self.name}, item {index}: {type(error).__name__}: {error}") from error
         if not isinstance(image, bytes):
-            if getattr(image, "mode", "RGB") in _CONVERTED:
-                image = image.convert("RGB")
-            image = np.asarray(image)
-            image = image[..., None] if image.ndim == 2 else image
             if image.dtype != np.uint8 or image.ndim != 3 or not image.shape[2]:
                 raise UserError(
                     f"{self.name}, item {index}: an image {image.dtype}{list(image.shape)}; uint8 [height, width, "

@@ -264,6 +264,12 @@ def _read_batches(file: str) -> tuple[Any, list[Any]]:
                 raise ValueError(f"it ends at byte {end:,} of {mapped.size():,}, or without the mark of an end")
         for batch in batches:
             batch.validate(full=True)
+        mapped.seek(0)
+        content = mapped.read_buffer(mapped.size())
+        in_file = range(content.address, content.address + content.size)
+        parts = [part for column in (batches[0].columns if batches else []) for part in column.buffers()]
+        if any(part is not None and part.size and part.address not in in_file for part in parts):
+            raise ValueError("compressed, so that no row can be read by itself; write it without compression")
         return schema, batches
     except FileNotFoundError:
         raise UserError(f"{printable(file)}: no such file") from None
@@ -298,5 +304,6 @@ def holds_bytes(type_: Any) -> bool:
     """Whether a column has bytes, or structs with a field of them."""
     types = import_module("pyarrow.types")
     if types.is_struct(type_):
-        return any(field.name == "bytes" and holds_bytes(field.type) for field in type_)
+        place = type_.get_field_index("bytes")
+        return place >= 0 and not types.is_struct(type_.field(place).type) and holds_bytes(type_.field(place).type)
     return types.is_binary(type_) or types.is_large_binary(type_) or types.is_binary_view(type_)

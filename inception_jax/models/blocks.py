@@ -172,7 +172,7 @@ class Residual(Mixed):
 
 
 def _rectified_sum(x: jax.Array) -> jax.Array:
-    """ReLU of a map that several operations read, for CPUs: the same values and gradients.
+    """ReLU of a map that several operations read, for CPUs: the same values and, but for that of NaN, gradients.
 
     XLA counts the maximum as an operation of one map, which it computes anew in every operation that reads it, and so
     do those: block 20 of a chain would read the results of all 20. A selection it writes once.

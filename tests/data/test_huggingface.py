@@ -259,6 +259,8 @@ def test_types_of_texts(tmp_path, type_):
         ({"label": [[0], [1], [0, 1], []]}, {}, r"column 'label' has lists of labels: --config.data.labels=multi"),
         ({}, {"labels": "multi"}, r"column 'label' has one label per row: --config.data.labels=single"),
         ({}, {"image_key": "imag"}, r"no column 'imag'; did you mean 'image'\?; name one, --config.data.image_key"),
+        ({"x": [0, 1, 0, 1]}, {"label_key": "x", "labels": "multi"}, r"'x' has one label per row: --config.data.label"),
+        ({"x": [[0]] * 4}, {"label_key": "x"}, r"'x' has lists of labels: --config.data.labels=multi"),
         ({}, {"image_key": "label"}, r"column 'label' has int64; bytes of image files are needed"),
         ({}, {"class_names": "names"}, r"has its own class names and order; leave it out"),
     ],
@@ -622,6 +624,15 @@ def test_arrow_files_that_have_lost_rows(tmp_path):
     assert described(load(f"huggingface:{file}", "train")) == expected
 
 
+def test_a_compressed_arrow_file_is_refused(tmp_path):
+    rows, options = table(4, content=bytes(10_000)), pa.ipc.IpcWriteOptions(compression="zstd")
+    for new in (pa.ipc.new_stream, pa.ipc.new_file):
+        with pa.OSFile(str(tmp_path / "train.arrow"), "wb") as sink, new(sink, rows.schema, options=options) as writer:
+            writer.write_table(rows)
+        with pytest.raises(UserError, match=r"compressed, so that no row can be read by itself; write it without"):
+            load(f"huggingface:{tmp_path}", "train")
+
+
 def test_an_arrow_file_that_is_replaced(tmp_path):
     write(tmp_path / "train.arrow", table())
     source = pickle.dumps(load(f"huggingface:{tmp_path}", "train"))
@@ -673,6 +684,11 @@ def test_without_a_training_split_all_decide_the_classes(tmp_path):
     for split, labels in (("validation", [0, 2]), ("test", [1, 2])):
         data = load(f"huggingface:{tmp_path}", split)
         assert data.class_names == ["a", "x", "y"] and data.labels().tolist() == labels
+    write(tmp_path / "validation.parquet", table(2, features=None, label=[2, 0]))
+    write(tmp_path / "test.parquet", table(2, features=None, label=[-1, -1]))
+    assert load(f"huggingface:{tmp_path}", "validation").class_names == ["0", "1", "2"]
+    with pytest.raises(UserError, match=r"no label; no other row has one; another split: .*=validation"):
+        load(f"huggingface:{tmp_path}", "test")
 
 
 @pytest.mark.parametrize(
@@ -683,6 +699,7 @@ def test_without_a_training_split_all_decide_the_classes(tmp_path):
         ("dataset_dict.json", {"splits": [1]}, "dataset_dict.json: no splits"),
         ("train/state.json", {"_data_files": None}, "state.json: no names of files; copy the data set again"),
         ("train/state.json", {"_data_files": "a"}, "state.json: no names of files"),
+        ("train/state.json", {"_data_files": 5}, "state.json: no names of files"),
         ("train/state.json", {"_data_files": [{}]}, "state.json: no names of files"),
         ("train/state.json", {"_data_files": [{"filename": 3}]}, "state.json: no names of files"),
         (
@@ -703,6 +720,9 @@ def test_class_folders_beside_a_parquet_file_are_class_folders(image_folder):
     (image_folder / "state.json").write_text("{}")
     assert load(f"folder:{image_folder}", "train").num_examples == 14
     assert load(f"folder:{image_folder}", "all").num_examples == 21
+    assert load(f"folder:{image_folder}", "all+testing[:2]").num_examples == 23
+    with pytest.raises(UserError, match=r"^unknown split 'tset'"):
+        load(f"folder:{image_folder}", "tset")
 
 
 @pytest.mark.parametrize("names", [["a\nx", "b"], [" a", "b"], ["", "b"], ["a", "a"]])
