@@ -44,6 +44,10 @@ def other_classes(root):
         (root / split / "dog").rename(root / split / "ant")
 
 
+def longer(arguments):
+    return [argument.replace("num_steps=1", "num_steps=2") for argument in arguments]
+
+
 def one_line(code, out, err):
     assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1, err
     assert "opt_state" not in err and "params/" not in err
@@ -63,7 +67,7 @@ def test_other_classes(data, run_command, tmp_path):
     other_classes(root)
     words = "the run was trained on 'cat', 'dog'; the data has 'ant', 'cat'; "
     before = (workdir / "classes.json").read_text()
-    err = one_line(*run_command("train", *arguments, "--config.num_steps=2", f"--workdir={workdir}"))
+    err = one_line(*run_command("train", *longer(arguments), f"--workdir={workdir}"))
     assert words + "put the data back as it was, or choose another workdir" in err
     assert (workdir / "classes.json").read_text() == before
     err = one_line(*run_command("evaluate", f"--workdir={workdir}"))
@@ -82,7 +86,7 @@ def test_other_examples(data, run_command):
     root, workdir, arguments = data
     for name in ("98.png", "99.png"):
         shutil.copy(root / "Testing" / "cat" / "0.png", root / "Testing" / "cat" / name)
-    err = one_line(*run_command("train", *arguments, "--config.num_steps=2", f"--workdir={workdir}"))
+    err = one_line(*run_command("train", *longer(arguments), f"--workdir={workdir}"))
     assert "evaluation split 'test': 14 examples, and 12 when the run began ('cat' 8, was 6)" in err
     code, out, err = run_command("evaluate", "--json", f"--workdir={workdir}")  # on purpose: the classes are the same
     assert code == 0 and json.loads(out)["count"] == 14, err
