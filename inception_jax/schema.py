@@ -111,17 +111,17 @@ SCHEMA: dict[str, Any] = {
         ),
         "image_key": Field(
             str,
-            "prepared data set with several images: the feature to read, nested as outer/inner; list:FILE: the column "
-            "of the paths; webdataset:PATTERN: the suffix of the images, such as left.jpg; huggingface:PATH: the "
-            "column; unset: the only one; path; any image; the only one",
+            "prepared data set with several images: the feature to read, nested as outer/inner (unset: the only one); "
+            "list:FILE: the column of the paths (unset: path); webdataset:PATTERN: the suffix of the images, such as "
+            "left.jpg (unset: any image); huggingface:PATH: the column of the images (unset: the only one)",
         ),
         "label_key": Field(
             str,
-            "prepared data set with several class labels: the feature to read; list:FILE: the column of the labels; "
-            "webdataset:PATTERN: the field of .json; huggingface:PATH: the column; unset: the only one, or the set's "
-            "own; label; with labels multi also a dict of bools, each a class; * for list:FILE: each column beside "
-            "path and split is a class, 0 or 1; for a prepared data set: each bool beside the image; for "
-            "webdataset:PATTERN: each bool of .json",
+            "prepared data set with several labels: the feature to read (unset: the set's own, or the only one); "
+            "list:FILE: the column (unset: label); webdataset:PATTERN: the field of .json (unset: label); "
+            "huggingface:PATH: the column (unset: the only one with named classes, or label, labels); with labels "
+            "multi also a dict of bools, each a class; * for list:FILE: each column beside path and split is a class, "
+            "0 or 1; for a prepared data set: each bool beside the image; for webdataset:PATTERN: each bool of .json",
         ),
         "labels": Field(
             "single",

@@ -191,7 +191,7 @@ def load_splits(
         is_other = (
             kind == "folder" and name not in _ADDED and path.strip() and not str(error).startswith("unknown split")
         )
-        if is_other and huggingface_files.is_data_set(Path(path)):
+        if is_other and huggingface_files.is_data_set(Path(os.path.expanduser(path))):
             raise UserError(
                 f"{printable(name)}: a Hugging Face data set? Then huggingface:{printable(path)}; as class folders: "
                 f"{error}"
@@ -413,7 +413,7 @@ def _from_splits(
     own_names = {**{s: s for s in sources}, **spellings}
     spec = split
     if "all" not in sources:  # the sum of all splits, which would count every spelling
-        spec = re.sub(r"\ball\b(?!\[)", "+".join(sources), split)
+        spec = re.sub(r"\ball\b(?!\[)", "+".join(sources), split)  # TFDS refuses slices of it
     infos = {
         s: splits.SplitInfo(name=s, shard_lengths=[len(sources[own])], num_bytes=0) for s, own in own_names.items()
     }

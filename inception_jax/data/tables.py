@@ -209,9 +209,7 @@ class ArrowTables(Tables):
         """As `Tables`; reads the headers of the record batches."""
         super().__init__(files)
         self._stamps: list[tuple[int, int]] = []  # size and time of each file
-        found = []
-        for file in range(len(files)):
-            found.append([batch.num_rows for batch in self._open(file)[1]])
+        found = [[batch.num_rows for batch in self._open(file)[1]] for file in range(len(files))]
         self.counts = [sum(rows) for rows in found]
         self._group_ends = [np.cumsum(rows, dtype=np.int64) for rows in found]
 
@@ -269,8 +267,12 @@ def _read_batches(file: str) -> tuple[Any, list[Any]]:
         in_file = range(content.address, content.address + content.size)
         parts = [part for column in (batches[0].columns if batches else []) for part in column.buffers()]
         if any(part is not None and part.size and part.address not in in_file for part in parts):
-            raise ValueError("compressed, so that no row can be read by itself; write it without compression")
+            raise UserError(
+                f"{printable(file)}: compressed, so that no row can be read by itself; write it without compression"
+            )
         return schema, batches
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{printable(file)}: no such file") from None
     except Exception as error:  # what pyarrow raises for a damaged file has no common base
