@@ -91,7 +91,12 @@ def _arguments() -> ArgumentParser:
         help="instead: runs and weights, each by itself, into one table: a workdir, MODEL=FILE, RECORD=FILE, FILE, or "
         "the RECORD of a published file (convert --list)",
     )
-    add("--data", metavar="NAME", help="with --all: the data set for entries that are weights (default: imagenet2012)")
+    add(
+        "--data",
+        metavar="NAME",
+        help="another data set of the same classes, as config.data.name; with --all only for entries that are weights "
+        "(default: imagenet2012)",
+    )
     add("--output", metavar="PATH", help="with --ensemble, --from: a folder for result.json; with --all: a CSV file")
     add("--json", action="store_true", help="print the content of result.json, not two lines")
     return arguments
@@ -121,8 +126,9 @@ def _check(flags: argparse.Namespace, recipe: ConfigDict | None, arguments: Argu
         arguments.refuse(network, "has no effect with --from: the predictions are made already")
     if given[0] == "all":
         arguments.refuse({"step", "save_predictions", "json"}, "not allowed with --all")
-    else:
-        arguments.refuse({"data"}, "only with --all, for entries that are weights; a run's config names its data")
+    if given[0] == "saved" or recipe is not None:
+        reason = "the predictions are made already" if recipe is None else "name the data with --config.data.name"
+        arguments.refuse({"data"}, f"has no effect with {'--from' if recipe is None else '--config'}: {reason}")
 
 
 def _evaluate_run(flags: argparse.Namespace, recipe: ConfigDict | None, request: Request) -> int:
@@ -136,6 +142,7 @@ def _evaluate_run(flags: argparse.Namespace, recipe: ConfigDict | None, request:
     _set_fields(recipe, flags)
     if flags.batch_norm_images is not None:
         recipe.evaluation.batch_norm_images = flags.batch_norm_images or None
+    _set_data(recipe, flags)
     result, folder = split_evaluation.evaluate_run(recipe, flags.workdir, flags.checkpoint, request)
     if processes.is_first():
         remote_workdir.upload_results(given, folder)
@@ -160,6 +167,7 @@ def _evaluate_several(flags: argparse.Namespace, request: Request) -> int:
                 raise UserError(f"--ensemble: {name} is named twice")
             recipes[str(workdir)] = trained_network.load_config(workdir, "--ensemble")
             _set_fields(recipes[str(workdir)], flags)
+            _set_data(recipes[str(workdir)], flags)
         result = ensembles.evaluate_ensemble(recipes, request)
     else:
         parts = [split_predictions.load(name) for name in names]
@@ -192,6 +200,21 @@ def _set_fields(recipe: ConfigDict, flags: argparse.Namespace) -> None:
     if flags.image_size:
         _set_image_size(recipe, flags.image_size)
     command_line.set_devices(recipe, flags)
+
+
+def _set_data(recipe: ConfigDict, flags: argparse.Namespace) -> None:
+    """Sets the data to evaluate on."""
+    from inception_jax.training import data_setup
+
+    if flags.data is None or flags.data == recipe.data.name:
+        return
+    if recipe.evaluation.batch_norm_images:
+        raise UserError(
+            f"--data={flags.data}: the batch-norm statistics are to be of training images "
+            f"(evaluation.batch_norm_images = {recipe.evaluation.batch_norm_images}), which this data need not have; "
+            "--batch_norm_images=0 uses the running statistics"
+        )
+    data_setup.name_other_data(recipe, flags.data)
 
 
 def _set_image_size(recipe: ConfigDict, image_size: int) -> None:

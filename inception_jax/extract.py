@@ -17,6 +17,7 @@ from inception_jax.ranges import MAX_BATCH, MAX_SIDE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from inception_jax.data.datasets import Dataset
     from inception_jax.evaluation.trained_network import TrainedNetwork
 
 
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
         if getattr(flags, name) is None:
             raise UserError(f"--{name} is missing")
     if flags.images or flags.files:
-        arguments.refuse({"data", "split"}, "has no effect with image files")
+        arguments.refuse({"data", "split", "no_labels"}, "has no effect with image files")
     if flags.statistics:
         arguments.refuse({"pool", "dtype"}, "has no effect with --statistics, which are of pooled float32 features")
         if "," in (flags.endpoints or ""):
@@ -74,6 +75,9 @@ def _arguments() -> ArgumentParser:
     )
     arguments.add_argument("--data", help="a data set; default: the run's")
     arguments.add_argument("--split", help="default: the run's evaluation split")
+    arguments.add_argument(
+        "--no_labels", action="store_true", help="the labels of the data set are not read: each is -1 in the output"
+    )
     arguments.add_argument("--image_size", type=command_line.whole(1, MAX_SIDE), help="in pixels; default: the run's")
     arguments.add_argument(
         "--batch_size", type=command_line.whole(1, MAX_BATCH), help="default: the run's; 32 for image files"
@@ -163,15 +167,32 @@ def _batches(
         decoded = (images.decode_image_file(path, trained.config.data.max_pixels, channels) for path in files)
         return extraction.image_batches(decoded, size, trained.image_size, trained.crop, channels), size, count
     config = trained.config
-    (source,) = data_setup.load_splits(config, flags.split or config.data.eval_split, data=flags.data)
+    labelled = not flags.no_labels
+    source = _open_split(flags, trained, labelled)
     workdir = Path(flags.workdir)
-    if not flags.data:
+    if labelled and not flags.data:
         remedy = f"--data={config.data.name} extracts the features of the new classes nevertheless"
         data_record.refuse_other_classes(workdir, source, remedy)
-    for line in [*source.account, *data_record.note_other_examples(workdir, source)]:
+    notes = data_record.note_other_examples(workdir, source) if labelled else []
+    for line in [*source.account, *notes]:
         print(line, file=sys.stderr)
     data = data_setup.build_eval_data(config, source, trained.input, trained.devices)
     return data.batches(), data.batch_size, source.num_examples
+
+
+def _open_split(flags: argparse.Namespace, trained: TrainedNetwork, labelled: bool) -> Dataset:
+    """The split of the data set; where only its labels are amiss, the error says what does without them."""
+    from inception_jax.training import data_setup
+
+    split = flags.split or trained.config.data.eval_split
+    try:
+        (source,) = data_setup.load_splits(trained.config, split, data=flags.data, labelled=labelled)
+    except UserError as error:
+        if labelled:
+            _open_split(flags, trained, False)
+            raise UserError(f"{error}; --no_labels reads the images alone") from None
+        raise
+    return source
 
 
 def _find_files(flags: argparse.Namespace) -> list[str]:

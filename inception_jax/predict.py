@@ -1,4 +1,4 @@
-"""`python -m inception_jax.predict`: classifies image files with a trained network."""
+"""`python -m inception_jax.predict`: classifies image files, or the images of a data set, with a trained network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from inception_jax.ranges import MAX_BATCH
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from inception_jax.data.datasets import Dataset
     from inception_jax.data.image_files import Unreadable
     from inception_jax.evaluation.trained_network import TrainedNetwork
 
@@ -38,7 +39,8 @@ def main(argv: list[str]) -> int:
     from inception_jax.training import host_devices, memory_check, parallel
 
     folder = None if flags.explain == _BARE else flags.explain
-    files = _find(flags, exclude=[path for path in (flags.sheet, folder) if path])
+    of_data = flags.data is not None or flags.split is not None
+    files = iter(()) if of_data else _find(flags, exclude=[path for path in (flags.sheet, folder) if path])
     # The names of a list may come slowly: how many there are is not waited for.
     first = [] if flags.files else list(itertools.islice(files, host_devices.FEWEST))
     if flags.devices != 1:
@@ -49,13 +51,17 @@ def main(argv: list[str]) -> int:
     trained = _of_run(flags) if flags.workdir else _of_file(flags)
     top_k, threshold = _check_top_k(flags.top_k, trained), _check_threshold(flags.threshold, trained)
     memory_check.refuse_batch("--batch_size", flags.batch_size, trained.image_size)
-    predictions = trained.predict_files(
-        itertools.chain(first, files),
-        top_k,
-        flags.batch_size,
-        keep_images=bool(flags.sheet or flags.explain),
-        max_pixels=flags.max_pixels,
-    )
+    keep = bool(flags.sheet or flags.explain)
+    if of_data:
+        images = _open_split(flags, trained)
+        predictions = trained.predict_dataset(
+            images, top_k, flags.batch_size, keep_images=keep, max_pixels=flags.max_pixels
+        )
+    else:
+        named = itertools.chain(first, files)
+        predictions = trained.predict_files(
+            named, top_k, flags.batch_size, keep_images=keep, max_pixels=flags.max_pixels
+        )
     if flags.explain:
         from inception_jax.features.explanation import explain
 
@@ -82,7 +88,8 @@ def main(argv: list[str]) -> int:
 
 def _arguments() -> ArgumentParser:
     arguments = command_line.parser(
-        "predict", "Classify image files with the network of a run, or with published weights."
+        "predict",
+        "Classify image files, or the images of a data set, with the network of a run, or with published weights.",
     )
     add = arguments.add_argument
     add("--workdir", help="the run, also an address such as gs://bucket/run; or use --weights=FILE")
@@ -121,6 +128,12 @@ def _arguments() -> ArgumentParser:
     add(
         "--files", metavar="LIST", help="also the files named in LIST, one a line or after each a zero byte; - is stdin"
     )
+    add(
+        "--data",
+        metavar="NAME",
+        help="instead of files: a data set, as config.data.name; labels are not read; default with --split: the run's",
+    )
+    add("--split", help="its split; default: the run's evaluation split")
     add("--json", nargs="?", metavar="FILE", help="one JSON object per image and line, instead of text; or in FILE")
     add("--csv", metavar="FILE", help="also a table, one row per image; - is stdout")
     add("--sheet", metavar="FILE.png", help="also a contact sheet: images, their classes and names")
@@ -152,10 +165,21 @@ def _find(flags: argparse.Namespace, exclude: list[str]) -> Iterator[str | Unrea
     from inception_jax.data import image_files
 
     if not flags.images and not flags.files:
-        raise UserError("no image: name files, folders or patterns, or a list of them with --files=LIST")
+        raise UserError(
+            "no image: name files, folders or patterns, a list of them with --files=LIST, or a data set with --data"
+        )
     listed = image_files.read_list(flags.files) if flags.files else ()
     found = itertools.chain(image_files.find(flags.images, exclude), listed)
     return image_files.drop_repeated(found) if flags.files else found
+
+
+def _open_split(flags: argparse.Namespace, trained: TrainedNetwork) -> Dataset:
+    """The images that --data and --split name."""
+    from inception_jax.training import data_setup
+
+    split = flags.split or trained.config.data.eval_split
+    (source,) = data_setup.load_splits(trained.config, split, data=flags.data, labelled=False)
+    return source
 
 
 def _check_top_k(top_k: int | None, trained: TrainedNetwork) -> int:
@@ -190,7 +214,10 @@ def _check_threshold(threshold: float | None, trained: TrainedNetwork) -> float 
 
 
 def _check(flags: argparse.Namespace) -> None:
-    """Raises UserError unless the flags name exactly one network."""
+    """Raises UserError unless the flags name exactly one network, and either files or a data set."""
+    if (flags.data is not None or flags.split is not None) and (flags.images or flags.files):
+        given = "--split" if flags.data is None else "--data"
+        raise UserError(f"{given}: not allowed with image files; name a data set or files")
     if flags.workdir:
         unread = [name for name in ("model", "source", "record") if getattr(flags, name)]
         if unread:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from inception_jax import command_line, predict
@@ -65,7 +67,7 @@ def test_text_and_what_is_skipped(run, photos):
     assert err.splitlines() == [
         "warning: skipped photos/b2.jpg: an empty file",
         "warning: skipped absent.png: No such file or directory",
-        "error: 2 of 5 files were skipped: photos/b2.jpg, absent.png",
+        "error: 2 of 5 images were skipped: photos/b2.jpg, absent.png",
     ]
     code, out, err = run("photos/a.png")
     assert (code, err, len(out.splitlines())) == (0, "", 4)  # all three classes
@@ -179,7 +181,7 @@ def test_sheet_and_explanations(run, photos, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no image: name files, folders or patterns, or a list of them with --files=LIST"),
+        ([], "no image: name files, folders or patterns, a list of them with --files=LIST, or a data"),
         (["empty"], r"empty: no image in this folder (it is empty)"),
         (["photos", "absent.png"], "absent.png: No such file or directory"),
         (["photos/*.tif"], "photos/*.tif: no such file, and as a pattern it matches no image"),
@@ -196,6 +198,9 @@ def test_sheet_and_explanations(run, photos, monkeypatch):
         (["--sheet", "photos/a.png", "photos"], "--sheet=photos/a.png: exists and is no contact sheet"),
         (["--sheet=a.pdf", "photos"], "--sheet=a.pdf: name a PNG file, --sheet=FILE.png"),
         (["--sheet=file/a.png", "photos"], "cannot write file/a.png: Not a directory"),
+        (["--data=digits", "photos"], "--data: not allowed with image files; name a data set or files"),
+        (["--split=test", "--files=list"], "--split: not allowed with image files; name a data set or files"),
+        (["--data=digit", "--split=test"], "unknown data set 'digit'; did you mean 'digits'?"),
         (["--json", "--csv=-", "photos"], "--json and --csv=-: only one of them can go to standard output"),
     ],
 )  # fmt: skip
@@ -212,6 +217,24 @@ def test_an_output_that_cannot_be_written_any_more(run, photos):
     """/dev/full is a disk without space."""
     code, _, err = run("photos/a.png", "--csv=/dev/full")
     assert code == 6 and err.startswith("error: cannot write /dev/full: No space left on device"), err
+
+
+def test_images_of_a_data_set_that_has_no_labels(run, network, photos):
+    files = [Path(photos[place]).read_bytes() for place in (0, 1, 3)]
+    images = [{"bytes": content, "path": f"{place}.png"} for place, content in enumerate([*files[:2], b"no", files[2]])]
+    os.mkdir("set")
+    pyarrow.parquet.write_table(pyarrow.table({"image": images}), "set/test.parquet")
+    code, out, err = run("--data=huggingface:set", "--split=test", "--top_k=1", "--csv=found.csv", "--json=j")
+    assert code == 2 and err.endswith("error: 1 of 4 images was skipped: 2.png\n"), err
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == ["0.png", "1.png", "3.png"]
+    rows = table_of("found.csv")[1:]
+    assert [row[:2] for row in rows] == [["0.png", "red"], ["1.png", "green"], ["2.png", ""], ["3.png", "blue"]]
+    assert rows[2][-1].startswith("huggingface:set [test], '2.png', row 2 of set/test.parquet: not a readable image")
+    assert [json.loads(line)["picture"] for line in Path("j").read_text().splitlines()] == [row[0] for row in rows]
+    code, out, err = run("--data=huggingface:set", "--split=test[3:]", "--sheet=sheet.png", "--batch_size=2")
+    assert (code, network.batches[-1]) == (0, 1) and out.splitlines()[0] == "3.png" and Path("sheet.png").exists()
+    code, out, err = run("--split=test[:3]", "--json")  # of the run's data set
+    assert code == 0 and len(out.splitlines()) == 3, err
 
 
 def test_images_of_all_kinds_are_predicted(run, tmp_path):

@@ -26,7 +26,7 @@ from inception_jax.data import (
     webdatasets,
 )
 from inception_jax.data.example_records import FORMATS, FileInstruction
-from inception_jax.data.label_sets import COLUMNS, NEEDED, LabelSets
+from inception_jax.data.label_sets import COLUMNS, NEEDED, NO_LABELS, LabelSets
 from inception_jax.data.names import printable
 from inception_jax.data.records import (
     ConcatenatedRecords,
@@ -65,7 +65,8 @@ class Dataset:
       source: reads the records.
       account: of class folders, lines for the log: images per class, and what was left out.
       class_hint: what may be meant instead, where there is only one class.
-      label_kind: "single": each example has one label; "multi": any number (`config.data.labels`).
+      label_kind: "single": each example has one label; "multi": any number (`config.data.labels`); "none": labels are
+        not read.
     """
 
     name: str
@@ -93,6 +94,8 @@ class Dataset:
 
     def labels(self) -> np.ndarray:
         """The one label of each example, int64 [num_examples]; -1: there is none. It may have to read all records."""
+        if self.label_kind == NO_LABELS:
+            return np.full(self.num_examples, -1, np.int64)
         labels = read_labels(self.source)
         return np.where((labels >= 0) & (labels < self.num_classes), labels, -1)
 
@@ -106,12 +109,14 @@ class Dataset:
 
         Returns:
           The image, as the bytes of a file or as uint8 [height, width, C], and its label, 0 <= label < num_classes; of
-          several labels uint8 [num_classes] of 0 and 1.
+          several labels uint8 [num_classes] of 0 and 1; -1 where labels are not read.
 
         Raises:
           UserError: the record cannot be read, or has no label.
         """
         image, label = self.source[index]
+        if self.label_kind == NO_LABELS:
+            return image, -1
         if self.label_kind == "multi":
             return image, label
         if not 0 <= label < self.num_classes:
@@ -151,7 +156,8 @@ def load(
       label_key: of a prepared data set with several labels: the feature to read; of a list, and of Parquet and Arrow
         files: the column of the labels; of tars: the field of `.json`.
       labels: "single": each example has one label; "multi": any number, from a list, tars, arrays, a column of
-        lists, or a prepared data set's Sequence of ClassLabel or Tensor of 0 and 1.
+        lists, or a prepared data set's Sequence of ClassLabel or Tensor of 0 and 1. "none": labels are not read and
+        need not be there; then `class_names` and `label_key` choose nothing.
 
     Raises:
       UserError: unknown name or split, or a data set that is not prepared; the message lists what exists, or gives the
@@ -183,9 +189,11 @@ def load_splits(
     Raises:
       UserError: as `load`.
     """
-    several = labels == "multi"
+    labelled = labels != NO_LABELS
+    if not labelled:
+        class_names = label_key = None
     try:
-        opened = _open_splits(name, splits, data_dir, class_names, image_key, label_key, several)
+        opened = _open_splits(name, splits, data_dir, class_names, image_key, label_key, labels == "multi", labelled)
     except UserError as error:
         kind, _, path = name.partition(":")
         is_other = (
@@ -197,7 +205,7 @@ def load_splits(
                 f"{error}"
             ) from None
         raise
-    return [dataclasses.replace(dataset, label_kind=labels) for dataset in opened] if several else opened
+    return [dataclasses.replace(dataset, label_kind=labels) for dataset in opened]
 
 
 def _open_splits(
@@ -208,8 +216,20 @@ def _open_splits(
     image_key: str | None,
     label_key: str | None,
     several: bool,
+    labelled: bool,
 ) -> list[Dataset]:
-    """`load_splits`; `several`: whether examples have any number of labels."""
+    """`load_splits`.
+
+    Args:
+      name: as there.
+      splits: as there.
+      data_dir: as there.
+      class_names: as there.
+      image_key: as there.
+      label_key: as there.
+      several: whether examples have any number of labels.
+      labelled: whether labels are read.
+    """
     if name not in _ADDED and name.startswith(("list:", "webdataset:")) and label_key == COLUMNS and not several:
         what = "column" if name.startswith("list:") else "field"
         raise UserError(
@@ -217,18 +237,20 @@ def _open_splits(
             f"--config.data.labels=multi, or name the {what} of the label"
         )
     if name not in _ADDED and name.startswith("list:"):
-        listed = list_files.scan(name.partition(":")[2], class_names, image_key, label_key, several=several)
-        return [_from_folder(printable(name), split, listed) for split in splits]
+        listed = list_files.scan(
+            name.partition(":")[2], class_names, image_key, label_key, several=several, labelled=labelled
+        )
+        return [_from_folder(printable(name), split, listed, labelled) for split in splits]
     if name not in _ADDED and name.startswith("webdataset:"):
         listed, tars = webdatasets.scan(
-            name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several
+            name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several, labelled=labelled
         )
-        return [_from_folder(printable(name), split, listed, tars) for split in splits]
+        return [_from_folder(printable(name), split, listed, labelled, tars) for split in splits]
     if name not in _ADDED and name.startswith("huggingface:"):
         listed, tables = huggingface.scan(
-            name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several
+            name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several, labelled=labelled
         )
-        return [_from_folder(printable(name), split, listed, tables) for split in splits]
+        return [_from_folder(printable(name), split, listed, labelled, tables) for split in splits]
     keys = prepared_features.Keys(image_key, label_key)
     kind, _, rest = name.partition(":")
     if kind == "folder" and name not in _ADDED:
@@ -237,8 +259,8 @@ def _open_splits(
         if storage.is_remote(rest):
             keys.refuse(name)
             _refuse_several(name, several)
-            found = folders.scan(rest, class_names)
-            return [_from_folder(printable(name), split, found) for split in splits]
+            found = folders.scan(rest, class_names, labelled=labelled)
+            return [_from_folder(printable(name), split, found, labelled) for split in splits]
         path = Path(rest).expanduser()
         if not (path / "dataset_info.json").is_file():
             if versions := sorted(path.glob("*/dataset_info.json")):
@@ -247,15 +269,15 @@ def _open_splits(
                 )
             keys.refuse(name)
             _refuse_several(name, several)
-            found = folders.scan(path, class_names)
-            return [_from_folder(printable(name), split, found) for split in splits]
+            found = folders.scan(path, class_names, labelled=labelled)
+            return [_from_folder(printable(name), split, found, labelled) for split in splits]
     if class_names is not None:
         raise UserError(
             f"data.class_names = {class_names!r}: {name} has its own class names and order; only class folders "
             "(folder:PATH), lists (list:FILE), tars (webdataset:PATTERN) and files without named classes "
             "(huggingface:PATH) take them from a file"
         )
-    return [_load(name, kind, rest, split, data_dir, keys, several) for split in splits]
+    return [_load(name, kind, rest, split, data_dir, keys, several, labelled) for split in splits]
 
 
 def _refuse_several(name: str, several: bool) -> None:
@@ -264,7 +286,14 @@ def _refuse_several(name: str, several: bool) -> None:
 
 
 def _load(
-    name: str, kind: str, rest: str, split: str, data_dir: str | None, keys: prepared_features.Keys, several: bool
+    name: str,
+    kind: str,
+    rest: str,
+    split: str,
+    data_dir: str | None,
+    keys: prepared_features.Keys,
+    several: bool,
+    labelled: bool,
 ) -> Dataset:
     if name in _ADDED or name == "digits" or kind == "synthetic":
         keys.refuse(name)
@@ -278,13 +307,19 @@ def _load(
         return _synthetic(name, split, rest)
     if kind == "folder":
         path = Path(rest).expanduser()
-        return _prepared(name, split, keys, several, lambda: prepared_sets.load_tfds().builder_from_directory(path))
+        return _prepared(
+            name, split, keys, several, labelled, lambda: prepared_sets.load_tfds().builder_from_directory(path)
+        )
     root = prepared_sets.default_data_dir(data_dir)
-    return _prepared(name, split, keys, several, lambda: prepared_sets.find_prepared(name, root, [*_ADDED]))
+    return _prepared(name, split, keys, several, labelled, lambda: prepared_sets.find_prepared(name, root, [*_ADDED]))
 
 
 def _from_folder(
-    name: str, split: str, found: folders.FolderScan, sources: Mapping[str, RecordSource] | None = None
+    name: str,
+    split: str,
+    found: folders.FolderScan,
+    labelled: bool,
+    sources: Mapping[str, RecordSource] | None = None,
 ) -> Dataset:
     """A split of class folders or the like, by any spelling of its name; of image files, if it has no other sources."""
     if sources is None:
@@ -297,10 +332,12 @@ def _from_folder(
     others = [s for s in all_splits if s not in (split_names.training(all_splits), *problems)]
     hint = f"; another split: --config.data.eval_split={others[0]}" if others else _HOLD_OUT if can_hold_out else ""
     problems |= {s: problems[s] + hint for s in unlabelled}
+    if not labelled:
+        hint = ""  # of training
     unknown = folder_account.misnamed_splits(found) or hint
     dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems, unknown)
     meant = folders.single_class_hint(found) if len(found.class_names) == 1 and name.startswith("folder:") else ""
-    return dataclasses.replace(dataset, account=tuple(folder_account.format_account(found)), class_hint=meant)
+    return dataclasses.replace(dataset, account=tuple(folder_account.format_account(found, labelled)), class_hint=meant)
 
 
 def add(name: str, splits: Callable[[], Mapping[str, Any]], class_names: list[str]) -> None:
@@ -457,6 +494,7 @@ def _prepared(
     split: str,
     keys: prepared_features.Keys,
     several: bool,
+    labelled: bool,
     open_builder: Callable[[], tfds.core.DatasetBuilder],
 ) -> Dataset:
     """A split of a data set that is prepared on disk."""
@@ -467,11 +505,16 @@ def _prepared(
     except Exception as error:  # whatever TFDS's parsers raise
         raise UserError(f"data set {name!r}: cannot be opened ({type(error).__name__}: {error})") from None
     file_format = prepared_sets.choose_format(builder, list(FORMATS))
-    image_key, label_key, class_names = prepared_features.read_features(name, builder.info, keys, several)
+    if labelled:
+        image_key, label_key, class_names = prepared_features.read_features(name, builder.info, keys, several)
+        form = prepared_features.label_form(builder.info, label_key)
+    else:
+        image_key, label_key, class_names = prepared_features.image_feature(name, builder.info, keys), None, []
+        form = None
     _read_split(name, split, dict(builder.info.splits.items()))
     parts = [
         FileInstruction(os.fspath(part.filename), part.skip, part.take, part.examples_in_shard)
         for part in builder.info.splits[split].file_instructions
     ]
-    source = FORMATS[file_format](parts, image_key, label_key, prepared_features.label_form(builder.info, label_key))
+    source = FORMATS[file_format](parts, image_key, label_key, form)
     return _not_empty(Dataset(name, split, class_names, source))

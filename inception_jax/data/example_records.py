@@ -108,14 +108,18 @@ class ExampleRecords(abc.ABC):
     in_memory = False
 
     def __init__(
-        self, parts: Sequence[FileInstruction], image_key: str, label_key: str, label_form: LabelForm | None = None
+        self,
+        parts: Sequence[FileInstruction],
+        image_key: str,
+        label_key: str | None,
+        label_form: LabelForm | None = None,
     ):
         """Makes a source.
 
         Args:
           parts: the ranges of the files, in order.
           image_key: the feature that holds the bytes of the image.
-          label_key: the feature that holds the label.
+          label_key: the feature that holds the label; None: labels are not read, and each is -1.
           label_form: how it holds several labels; None: it holds one.
         """
         self.parts = tuple(parts)
@@ -147,9 +151,12 @@ class ExampleRecords(abc.ABC):
         index, message = int(index), _example_message()
         with self._named(index):
             features = message.FromString(self._read(index)).features.feature
+            image = features[self.image_key].bytes_list.value[0]
+            if self.label_key is None:
+                return image, -1
             if self.label_form is not None:
-                return features[self.image_key].bytes_list.value[0], self.label_form.read(features, self.label_key)
-            return features[self.image_key].bytes_list.value[0], features[self.label_key].int64_list.value[0]
+                return image, self.label_form.read(features, self.label_key)
+            return image, features[self.label_key].int64_list.value[0]
 
     def file_name(self, index: int) -> str | None:
         """The name of a record's original file, where the data set keeps it as a text; None: it does not.
@@ -244,7 +251,11 @@ class TFRecords(ExampleRecords):
     FORMAT = "tfrecord"
 
     def __init__(
-        self, parts: Sequence[FileInstruction], image_key: str, label_key: str, label_form: LabelForm | None = None
+        self,
+        parts: Sequence[FileInstruction],
+        image_key: str,
+        label_key: str | None,
+        label_form: LabelForm | None = None,
     ):
         """Makes a source; as `ExampleRecords`.
 
@@ -271,7 +282,11 @@ class ParquetRecords(ExampleRecords):
     FORMAT = "parquet"
 
     def __init__(
-        self, parts: Sequence[FileInstruction], image_key: str, label_key: str, label_form: LabelForm | None = None
+        self,
+        parts: Sequence[FileInstruction],
+        image_key: str,
+        label_key: str | None,
+        label_form: LabelForm | None = None,
     ):
         """Makes a source; reads the footer of each file.
 

@@ -28,12 +28,12 @@ _MAX_MISNAMED = 20  # folders beside one another; more are no splits
 _LOOKED_AT = 100  # images of a class, for whether they are in folders below it
 
 
-def format_account(found: FolderScan) -> list[str]:
-    """Formats the account of a scan, line by line."""
+def format_account(found: FolderScan, labelled: bool = True) -> list[str]:
+    """Formats the account of a scan, line by line; the classes are not in it where labels are not read."""
     counts = {
         name: count_labels(split.labels, len(found.class_names))
         for name, split in found.splits.items()
-        if not split.problem
+        if labelled and not split.problem
     }
     totals = {name: len(found.splits[name].labels) for name in counts}
     lines: list[str] = []

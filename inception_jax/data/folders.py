@@ -72,16 +72,19 @@ class FolderScan:
         return split_names.spellings(self.splits)
 
 
-def scan(root: str | os.PathLike, classes_file: str | None = None) -> FolderScan:
+def scan(root: str | os.PathLike, classes_file: str | None = None, *, labelled: bool = True) -> FolderScan:
     """Lists the images of a folder, or reads its index.
 
     Args:
       root: folder with split folders of class folders, or with class folders (then all images are "train"); or the
         address of one, whose objects are listed at every call.
       classes_file: see `class_files.read_class_file`; None: the class folders in alphabetical order.
+      labelled: whether the classes matter; False: a split may have other class folders than training or none, but
+        images (on this machine: of no address).
 
     Returns:
-      The class names and the splits, each in `hash_order`.
+      The class names and the splits, each in `hash_order`; images without class folders are in the order of their
+      names.
 
     Raises:
       UserError: no folder, no class folders, names that leave open whether a folder is a split or a class, or a wrong
@@ -99,7 +102,25 @@ def scan(root: str | os.PathLike, classes_file: str | None = None) -> FolderScan
         files = _list_files(StoredFolderWalker(root) if is_remote else FolderWalker(root), as_classes)
         if not as_classes and not is_remote:
             folder_index.write(root, files)
-    return _with_class_names(root, files, chosen, str(classes_file))
+    found = _with_class_names(root, files, chosen, str(classes_file))
+    if labelled or is_remote:
+        return found
+    splits = {split.name: _without_labels(found.splits[split.name], split) for split in files.splits}
+    return dataclasses.replace(found, splits=splits)
+
+
+def _without_labels(split: FolderSplit, files: SplitFiles) -> FolderSplit:
+    """A split of which only the images are read: without class folders those in its folder, by their names."""
+    if files.classes or not files.loose:
+        return dataclasses.replace(split, problem=files.problem)
+    walker = FolderWalker(split.folder)
+    names = sorted(entry.name for entry in walker.images(walker.read("")))
+    try:
+        sizes = [os.stat(os.path.join(split.folder, name)).st_size for name in names]
+    except OSError as error:
+        raise UserError(f"{printable(str(error.filename))}: {error.strerror or error}") from None
+    labels = np.full(len(names), -1, np.int32)
+    return FolderSplit(split.folder, PackedNames.pack(names), labels, np.array(sizes, np.int64), "", True)
 
 
 def _list_files(walker: FolderWalker, as_classes: bool) -> FolderFiles:

@@ -96,12 +96,12 @@ class _Columns:
 
     Attributes:
       image: the column of the images.
-      label: the column of the labels.
+      label: the column of the labels; None: they are not read.
       class_names: in the order of the labels, as the data set names them; None: it does not.
     """
 
     image: str
-    label: str
+    label: str | None
     class_names: list[str] | None
 
 
@@ -114,6 +114,7 @@ class _Wanted:
       image_key: as in `scan`.
       label_key: as in `scan`.
       several: as in `scan`.
+      labelled: as in `scan`.
       class_names: {column: its classes}, where they are named beside the files.
     """
 
@@ -121,6 +122,7 @@ class _Wanted:
     image_key: str | None
     label_key: str | None
     several: bool
+    labelled: bool
     class_names: Mapping[str, list[str]]
 
 
@@ -147,6 +149,7 @@ def scan(
     *,
     splits: Sequence[str] | None = None,
     several: bool = False,
+    labelled: bool = True,
 ) -> tuple[FolderScan, dict[str, TableRecords]]:
     """Finds the files of a data set and reads its labels.
 
@@ -160,6 +163,7 @@ def scan(
       splits: that will be used, as in `datasets.load`; the files of others are not read, but for those of training
         where its labels are the classes. None: all.
       several: whether the column has lists, of any number of labels.
+      labelled: whether labels are read; False: there are no classes, and the images have none.
 
     Returns:
       The names of the classes and the labels of the splits, as of a folder; and the sources of the splits, train first,
@@ -174,7 +178,7 @@ def scan(
     reference = split_names.training(found.splits)
     mentioned = split_names.mentioned(splits, found.splits) if splits else set()
     used = [split for split in found.splits if split in (mentioned or found.splits)]
-    wanted = _Wanted(full, image_key, label_key, several, found.class_names)
+    wanted = _Wanted(full, image_key, label_key, several, labelled, found.class_names)
     read: dict[str, _Split | str] = {}
     columns: _Columns | None = None
 
@@ -189,7 +193,7 @@ def scan(
         raise UserError(next(problem for problem in read.values() if isinstance(problem, str)))
     if columns.class_names is not None and classes_file is not None:
         raise UserError(f"data.class_names = {classes_file!r}: {full} has its own class names and order; leave it out")
-    if columns.class_names is None and classes_file is None:
+    if columns.class_names is None and classes_file is None and labelled:
         deciders = [reference] if reference is not None else [*found.splits]
         read_more(split for split in deciders if split not in read)
         for split in deciders:
@@ -197,7 +201,10 @@ def scan(
                 raise UserError(f"{full}: its classes are those of {' and '.join(deciders)}: {problem}")
     deciding = [own.labels for split, own in read.items() if isinstance(own, _Split) and split == (reference or split)]
     deciding = [labels for labels in deciding if labels.values != [_NO_LABEL]]
-    class_names, classes = _classes(full, deciding, columns.class_names, classes_file)
+    class_names: list[str] = []
+    classes: dict[Any, int] = {}
+    if labelled:
+        class_names, classes = _classes(full, deciding, columns.class_names, classes_file)
     sources, parts = {}, {}
     notes = [*found.notes]
     for split in used:
@@ -236,6 +243,9 @@ def _read_split(wanted: _Wanted, files: huggingface_files.SplitTables, before: _
     try:
         tables = open_tables(files.files)
         columns = _choose_columns(wanted, tables, before)
+        if columns.label is None:
+            nothing = np.zeros(0, np.int64)
+            return _Split(tables, columns, _Labels([], nothing, np.zeros(sum(tables.counts), np.int64)))
         return _Split(tables, columns, _read_labels(tables, columns.label, wanted.several))
     except UserError as error:
         return str(error)
@@ -258,7 +268,7 @@ def _choose_columns(wanted: _Wanted, tables: Tables, before: _Columns | None) ->
 
 
 def _columns_of(wanted: _Wanted, file: str, schema: Any) -> _Columns:
-    where, label_key, several = f"{wanted.name}: {file}", wanted.label_key, wanted.several
+    where = f"{wanted.name}: {file}"
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -277,6 +287,19 @@ def _columns_of(wanted: _Wanted, file: str, schema: Any) -> _Columns:
             f"{where}: column {image!r} has {fields[image]}; bytes of image files are needed, as in: {of_images}"
         )
     named = {**huggingface_features.class_names(features), **wanted.class_names}
+    label = _label_column(wanted, where, named, fields, image) if wanted.labelled else None
+    for key in filter(None, (image, label)):  # a dot is between a column and its field
+        if "." in key or any(name.startswith(f"{key}.") for name in fields):
+            raise UserError(f"{where}: columns with a dot in their names beside {key!r}; rename them")
+    names = named.get(label) if label is not None else None
+    if names is not None and len({*names}) < len(names):
+        raise UserError(f"{where}: column {label!r} names a class twice; correct its features")
+    return _Columns(image, label, names)
+
+
+def _label_column(wanted: _Wanted, where: str, named: Collection[str], fields: Mapping[str, Any], image: str) -> str:
+    """The column of the labels; `named`: the columns whose classes have names."""
+    several, label_key = wanted.several, wanted.label_key
     kinds = [name for name in fields if _is_list(fields[name]) == several and name != image]
     labels = [name for name in kinds if name in named] or [name for name in _LABELS if name in kinds]
     others = [name for name in fields if name not in kinds and (name in named or name in _LABELS)]
@@ -285,12 +308,7 @@ def _columns_of(wanted: _Wanted, file: str, schema: Any) -> _Columns:
     if _is_list(fields[label]) != several:
         has, kind = ("one label per row", "single") if several else ("lists of labels", "multi")
         raise UserError(f"{where}: column {label!r} has {has}: --config.data.labels={kind}")
-    for key in (image, label):  # a dot is between a column and its field
-        if "." in key or any(name.startswith(f"{key}.") for name in fields):
-            raise UserError(f"{where}: columns with a dot in their names beside {key!r}; rename them")
-    if (names := named.get(label)) is not None and len({*names}) < len(names):
-        raise UserError(f"{where}: column {label!r} names a class twice; correct its features")
-    return _Columns(image, label, names)
+    return label
 
 
 def _choose(

@@ -13,6 +13,9 @@ from inception_jax.errors import UserError
 KINDS = ("single", "multi")
 """The values of `config.data.labels`: one class per example, or any number."""
 
+NO_LABELS = "none"
+"""Instead of one of `KINDS`, where only the images are read: labels need not be there."""
+
 COLUMNS = "*"
 """`data.label_key`: each class has a column of a list, a bool of a prepared data set or of a `.json` of its own."""
 

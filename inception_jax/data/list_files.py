@@ -45,6 +45,7 @@ def scan(
     label_key: str | None = None,
     *,
     several: bool = False,
+    labelled: bool = True,
 ) -> FolderScan:
     """Reads a list, and asks the file system for the size of each image.
 
@@ -56,6 +57,7 @@ def scan(
       path_key: column of the paths, absolute or relative to the list's folder; None: "path".
       label_key: column of the labels, all integers or all names; None: "label". With `several` also `COLUMNS`.
       several: whether an image has any number of labels.
+      labelled: whether labels are read; False: there are no classes, and the images have none.
 
     Returns:
       The class names and the splits, each in the order of the list. Without a column "split" all is "train". A split
@@ -69,7 +71,8 @@ def scan(
         raise UserError(f"list:{file}: a list is read from a file system; mount the storage as one, or copy the list")
     name = printable(file)
     file = os.path.expanduser(file)
-    rows, unused, columns = _read_rows(file, name, path_key or "path", label_key or "label", several)
+    label_key = (label_key or "label") if labelled else None
+    rows, unused, columns = _read_rows(file, name, path_key or "path", label_key, several)
     if not rows:
         raise UserError(f"{name}: no rows; a row per image is needed")
     chosen: Mapping[str, str] | None = read_class_file(classes_file) if classes_file else None
@@ -78,20 +81,25 @@ def scan(
     if several and chosen is None:
         _refuse_other_separators(rows, name)
     train = split_names.training({row[3] for row in rows})
-    class_names, labels_of = _classes([row for row in rows if row[3] == (train or row[3])], chosen, name)
+    class_names: list[str] = []
+    labels_of: dict[str, int] = {}
+    if labelled:
+        class_names, labels_of = _classes([row for row in rows if row[3] == (train or row[3])], chosen, name)
     folder = os.path.dirname(os.path.abspath(file))
     known = str(classes_file) if classes_file else f"{name} [{train or 'all splits'}]"
     splits = {}
     for split in split_names.ordered({row[3] for row in rows}):
         found = [(row, [labels_of.get(str(label)) for label in row[2]]) for row in rows if row[3] == split]
-        splits[split] = _split(name, folder, found, list(labels_of), known, len(class_names) if several else None)
-    notes = [f"columns not used: {', '.join(map(repr, unused))}"] if unused else []
+        splits[split] = _split(
+            name, folder, found, list(labels_of), known, len(class_names) if several or not labelled else None
+        )
+    notes = [f"columns not used: {', '.join(map(repr, unused))}"] if unused and labelled else []
     open_classes = chosen is None and not all(map(is_integer, labels_of))
     return FolderScan(folder, class_names, splits, LeftOut(), notes, open_classes)
 
 
 def _read_rows(
-    file: str, name: str, path_key: str, label_key: str, several: bool
+    file: str, name: str, path_key: str, label_key: str | None, several: bool
 ) -> tuple[list[Row], list[str], list[str] | None]:
     """Reads the rows of a list, the names of the columns that are not used, and with `COLUMNS` those of the classes."""
     suffix = os.path.splitext(file)[1].lower()
@@ -109,11 +117,15 @@ def _read_rows(
         raise UserError(f"{name}: cannot be read as UTF-8 text with columns: {error}") from None
 
 
-def _columns(name: str, header: Sequence[str], path_key: str, label_key: str) -> tuple[int, list[int], int | None]:
-    """The positions of the path, the label (with `COLUMNS` of each class) and the split."""
+def _columns(
+    name: str, header: Sequence[str], path_key: str, label_key: str | None
+) -> tuple[int, list[int], int | None]:
+    """The positions of the path, the label (with `COLUMNS` of each class, with None of none) and the split."""
     found = []
-    wanted = [(path_key, "image_key"), (label_key, "label_key")]
-    for key, field in wanted[: 1 if label_key == COLUMNS else 2]:
+    wanted = {"image_key": path_key}
+    if label_key is not None and label_key != COLUMNS:
+        wanted["label_key"] = label_key
+    for field, key in wanted.items():
         if header.count(key) != 1:
             problem = f"no column {key!r}{nearest(key, header)}" if key not in header else f"{key!r} twice"
             raise UserError(
@@ -151,7 +163,7 @@ def _check_separator(name: str, first_line: str, delimiter: str) -> None:
 
 
 def _read_csv(
-    file: str, name: str, path_key: str, label_key: str, delimiter: str, several: bool
+    file: str, name: str, path_key: str, label_key: str | None, delimiter: str, several: bool
 ) -> tuple[list[Row], list[str], list[str] | None]:
     rows = []
     with open(file, encoding="utf-8-sig", newline="") as stream:
@@ -160,7 +172,7 @@ def _read_csv(
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         header = [column.strip() for column in next(reader, [])]
         path, labels, split = _columns(name, header, path_key, label_key)
-        classes = [header[place] for place in labels] if label_key == COLUMNS else None
+        classes = [header[place] for place in labels] if label_key in (None, COLUMNS) else None
         for values in reader:
             if not values:
                 continue
@@ -175,7 +187,7 @@ def _read_csv(
 
 
 def _read_parquet(
-    file: str, name: str, path_key: str, label_key: str, several: bool
+    file: str, name: str, path_key: str, label_key: str | None, several: bool
 ) -> tuple[list[Row], list[str], list[str] | None]:
     import pyarrow.parquet
 
@@ -199,7 +211,7 @@ def _read_parquet(
             columns = [column.to_pylist() for column in content.columns]
     except pyarrow.ArrowException as error:
         raise UserError(f"{name}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
-    classes = names[1 : 1 + len(labels)] if label_key == COLUMNS else None
+    classes = names[1 : 1 + len(labels)] if label_key in (None, COLUMNS) else None
     rows = []
     for number, (first, *values) in enumerate(zip(*columns, strict=True)):
         of_split = "train" if split is None else values[-1]

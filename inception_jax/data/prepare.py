@@ -201,10 +201,16 @@ def prepare(options: argparse.Namespace) -> None:
         num_shards=options.num_shards,
         threads=options.threads or min(8, len(os.sched_getaffinity(0))),
     )
-    if options.resize is not None:  # beside the original, whose name goes on to mean the original
-        name = f"{builder.name}/{builder.builder_config.name}"
-        where = "" if options.data_dir is None else f" --config.data.data_dir={shlex.quote(options.data_dir)}"
-        print(f"train on the smaller images with --config.data.name={name}{where}", file=sys.stderr)
+    # A smaller copy is beside the original, whose name goes on to mean the original.
+    name = builder.name if options.resize is None else f"{builder.name}/{builder.builder_config.name}"
+    _say_next(name, options.data_dir, options.labels)
+
+
+def _say_next(name: str, data_dir: str | None, labels: str | None = None) -> None:
+    """Prints how a run names the data set that was prepared."""
+    fields = {"name": name, "data_dir": data_dir, "labels": labels}
+    flags = [f"--config.data.{field}={shlex.quote(value)}" for field, value in fields.items() if value is not None]
+    print(f"next: python -m inception_jax.train --config=RECIPE {' '.join(flags)}", file=sys.stderr)
 
 
 def _huggingface_builder(options: argparse.Namespace, fields: dict[str, Any]) -> Any:
@@ -229,6 +235,7 @@ def _prepare_own(options: argparse.Namespace) -> None:
     folder, was_there = own_builders.prepare(options.data_set, options.module, default_data_dir(options.data_dir))
     again = "already prepared; remove this folder to prepare it again"
     print(f"{folder}: {again if was_there else 'prepared'}", file=sys.stderr)
+    _say_next(options.data_set, options.data_dir)
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -241,6 +248,7 @@ def _convert(options: argparse.Namespace) -> None:
 
     output = Path(options.output).expanduser()
     conversion.convert(options.prepared, default_data_dir(options.data_dir), output, num_shards=options.num_shards)
+    _say_next(options.prepared, options.output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -66,18 +66,34 @@ def read_features(
       UserError: there is no such feature, none, or more than one to choose from; with the keys.
     """
     flat = dict(_flatten(info.features))
-    image_key = _choose(name, info, flat, "image", [_is_image], keys.image)
+    image_key = image_feature(name, info, keys)
     kinds: list[Callable[[Any], bool]] = [_is_label_set, _has_bools] if several else [_is_label]
     label_key = _choose(name, info, flat, "labels" if several else "label", kinds, keys.label)
-    image, label = flat[image_key], flat[label_key]
-    if image.np_dtype != np.uint8:
-        raise UserError(f"data set {name!r}: images {image_key!r} of {image.np_dtype}; uint8 is needed")
+    label = flat[label_key]
     if (columns := _label_vector(label)) is not None:
         return image_key, label_key, [str(number) for number in range(columns)]
     if (class_names := _flags(label)) is not None:
         return image_key, label_key, class_names
     label = label.feature if several else label
     return image_key, label_key, [label.int2str(i) for i in range(label.num_classes)]
+
+
+def image_feature(name: str, info: tfds.core.DatasetInfo, keys: Keys = Keys()) -> str:
+    """The key of the image, chosen as in `read_features`.
+
+    Args:
+      name: as in `read_features`.
+      info: as in `read_features`.
+      keys: as in `read_features`.
+
+    Raises:
+      UserError: there is no such feature, none, or more than one to choose from; with the keys.
+    """
+    flat = dict(_flatten(info.features))
+    key = _choose(name, info, flat, "image", [_is_image], keys.image)
+    if (dtype := flat[key].np_dtype) != np.uint8:
+        raise UserError(f"data set {name!r}: images {key!r} of {dtype}; uint8 is needed")
+    return key
 
 
 def label_form(info: tfds.core.DatasetInfo, label_key: str) -> LabelForm | None:

@@ -6,6 +6,7 @@ TFDS's own `builder_from_files` and `builder_from_directory` find and describe t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,13 @@ PREPARABLE = {
 _OTHER_NAMES = {
     "imagenet2012": ("imagenet", "imagenet1k", "ilsvrc", "ilsvrc2012", "ilsvrc12"),
     "fashion_mnist": ("fashionmnist", "fmnist"),
+}
+# The kinds of data sets that are named with a path: what stands for it, and what people call them.
+_KINDS = {
+    "folder": ("PATH", ("imagefolder", "images", "dir", "path")),
+    "list": ("FILE", ("csv", "tsv", "parquet")),
+    "webdataset": ("PATTERN", ("wds", "tar", "tars")),
+    "huggingface": ("PATH", ("hf", "hub", "datasets", "arrow")),
 }
 
 
@@ -53,6 +61,7 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
     """
     from tensorflow_datasets.core import naming, read_only_builder, registered
 
+    _refuse_other_kind(name)
     try:
         base = naming.parse_builder_name_kwargs(name)[0].name
     except ValueError:
@@ -85,8 +94,7 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
         for depth in ("*/*", "*/*/*")
         for path in data_dir.glob(f"{depth}/dataset_info.json")
     )
-    kinds = ["folder:PATH", "list:FILE", "webdataset:PATTERN", "huggingface:PATH", "synthetic"]
-    names = [*PREPARABLE, *kinds, *others, *here]
+    names = [*PREPARABLE, *_kinds(), "synthetic", *others, *here]
     raise UserError(
         f"unknown data set {name!r}{nearest(base, [*names, *stock])}{_of_the_hub(name)}; data sets: "
         f"{', '.join(dict.fromkeys(names))}, or any of TFDS's prepared in {data_dir}"
@@ -144,6 +152,23 @@ def _refuse_path(name: str) -> None:
             f"data set {name!r}: {printable(str(path))} is not there; class folders are named folder:PATH, prepared "
             "data sets NAME, NAME/CONFIG or NAME:1.2.3"
         )
+
+
+def _kinds() -> list[str]:
+    return [f"{kind}:{what}" for kind, (what, _) in _KINDS.items()]
+
+
+def _refuse_other_kind(name: str) -> None:
+    """Raises `UserError` for KIND:PATH of an unknown kind; what TFDS has after a colon is a version, such as 1.2.3."""
+    kind, _, path = name.partition(":")
+    if not path or re.fullmatch(r"[\d*]+(\.[\d*]+)*", path):
+        return
+    if storage.is_remote(name):
+        raise UserError(f"data set {name!r}: an address; class folders are named with their kind: folder:{name}")
+    plain = kind.lower().replace("-", "").replace("_", "").replace(" ", "")
+    meant = next((own for own, (_, others) in _KINDS.items() if plain in (own, *others)), None)
+    near = f"; did you mean {f'{meant}:{path}'!r}?" if meant else nearest(plain, _KINDS)
+    raise UserError(f"data set {name!r}: unknown kind {kind!r}{near}; kinds: {', '.join(_kinds())}, synthetic:CLASSES")
 
 
 def _refuse_other_name(name: str) -> None:

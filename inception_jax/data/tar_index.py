@@ -21,7 +21,7 @@ import numpy as np
 
 from inception_jax.data import file_index
 from inception_jax.data.folder_files import SUFFIXES
-from inception_jax.data.label_sets import COLUMNS, is_set
+from inception_jax.data.label_sets import COLUMNS, NO_LABELS, is_set
 from inception_jax.data.names import PackedNames, one_line, printable
 from inception_jax.errors import UserError
 
@@ -35,7 +35,7 @@ _MOST_SUFFIXES = 8  # in a message
 
 
 def load(
-    files: Sequence[str], image_key: str | None, label_key: str | None, several: bool = False
+    files: Sequence[str], image_key: str | None, label_key: str | None, several: bool = False, labelled: bool = True
 ) -> list[file_index.Arrays]:
     """Reads the indices of tars; makes those that are missing or out of date.
 
@@ -44,6 +44,7 @@ def load(
       image_key: as in `webdatasets.scan`.
       label_key: as in `webdatasets.scan`.
       several: as in `webdatasets.scan`.
+      labelled: as in `webdatasets.scan`; False gives the arrays of several labels, of which each example has none.
 
     Returns:
       For each tar, the arrays offsets, sizes and labels (int64 [n]) and keys (uint8 [bytes], see `PackedNames`). With
@@ -54,13 +55,14 @@ def load(
     Raises:
       UserError: a tar is damaged, or has an example without an image or a label, or of other classes, or a key twice.
     """
-    keys = json.dumps([_VERSION, image_key, label_key, *["multi"] * several]).encode()
-    variant = "" if image_key is label_key is None and not several else f".{hashlib.sha256(keys).hexdigest()[:8]}"
+    kind = ["multi"] * several if labelled else [NO_LABELS]
+    keys = json.dumps([_VERSION, image_key, label_key, *kind]).encode()
+    variant = "" if image_key is label_key is None and not kind else f".{hashlib.sha256(keys).hexdigest()[:8]}"
     field = np.frombuffer(keys, np.uint8)
     is_valid = functools.partial(_is_valid, field)
 
     def make(file: str) -> file_index.Arrays:
-        arrays = {"field": field, **_find_examples(file, image_key, label_key, several)}
+        arrays = {"field": field, **_find_examples(file, image_key, label_key, several, labelled)}
         if not is_valid(arrays, os.path.getsize(file)):
             raise UserError(f"{printable(file)}: changed while it was read, or damaged; copy the tar again")
         return arrays
@@ -100,9 +102,11 @@ def _is_valid(field: np.ndarray, arrays: file_index.Arrays, size: int) -> bool:
     )
 
 
-def _find_examples(file: str, image_key: str | None, label_key: str | None, several: bool) -> file_index.Arrays:
+def _find_examples(
+    file: str, image_key: str | None, label_key: str | None, several: bool, labelled: bool
+) -> file_index.Arrays:
     """Reads the headers and the labels of a tar."""
-    examples = _Examples(printable(file), image_key, label_key, several)
+    examples = _Examples(printable(file), image_key, label_key, several, labelled)
     with open(file, "rb") as stream:
         for member in _members(stream, examples.name):
             examples.add(member, stream)
@@ -159,17 +163,19 @@ class _Examples:
       image_key: as in `webdatasets.scan`.
       label_key: as in `webdatasets.scan`.
       several: as in `webdatasets.scan`.
+      labelled: as in `webdatasets.scan`.
     """
 
     name: str
     image_key: str | None
     label_key: str | None
     several: bool = False
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         self._images: dict[str, tuple[int, int]] = {}
         # {"cls": {key: label, or what is wrong with it}, …}, the one that counts first
-        kinds = ("json",) if self.label_key or self.several else ("cls", "json")
+        kinds = ("json",) if self.label_key or self.several else ("cls", "json") if self.labelled else ()
         self._labels: dict[str, dict[str, int | list[int] | UserError | None]] = {kind: {} for kind in kinds}
         self._classes: tuple[str, dict[str, int]] | None = None  # of the first example: where, {name: position}
         self._suffixes: Counter[str] = Counter()
@@ -242,9 +248,9 @@ class _Examples:
                 if label is not None and key not in self._images:
                     raise UserError(f"{self.name}: {one_line(key)!r} has a label, but no image{self._suffixes_found()}")
         places = np.array(list(self._images.values()), np.int64).reshape(-1, 2)
-        found = [self._label_of(key) for key in self._images]
+        found = [self._label_of(key) if self.labelled else [] for key in self._images]
         ends = {}
-        if self.several:
+        if self.several or not self.labelled:
             ends = {"ends": np.cumsum([len(one) for one in found], dtype=np.int64)}
             found = [label for one in found for label in one]
         return {

@@ -76,6 +76,7 @@ def scan(
     *,
     splits: Sequence[str] | None = None,
     several: bool = False,
+    labelled: bool = True,
 ) -> tuple[FolderScan, dict[str, TarRecords]]:
     """Finds tars and their examples.
 
@@ -91,6 +92,7 @@ def scan(
         the classes are known by its labels. None: all.
       several: whether the field of `.json` has any number of labels: a list of integers, or a dict of 0 and 1 (or
         bools), one for each class, whose keys are the classes, sorted.
+      labelled: whether labels are read; False: there are no classes, and the images have none.
 
     Returns:
       The names of the classes and the labels of the splits, as of a folder; and the sources of the splits, train first,
@@ -104,7 +106,7 @@ def scan(
     chosen = read_class_file(classes_file) if classes_file is not None else None
     if splits is not None and (wanted := split_names.mentioned(splits, shards)):
         reference = split_names.training(shards)
-        if chosen is None:
+        if chosen is None and labelled:
             wanted = {*wanted, reference} if reference else {*shards}
         shards = {split: of_split for split, of_split in shards.items() if split in wanted}
     problems = {split: of_split.problem for split, of_split in shards.items()}
@@ -112,11 +114,12 @@ def scan(
     for split, of_split in shards.items():
         files = [] if of_split.problem else of_split.files
         try:
-            sources[split] = _source(files, tar_index.load(files, image_key, label_key, several), several)
+            indices = tar_index.load(files, image_key, label_key, several, labelled)
+            sources[split] = _source(files, indices, several or not labelled)
         except UserError as error:
-            sources[split], problems[split] = _source([], [], several), str(error)
+            sources[split], problems[split] = _source([], [], several or not labelled), str(error)
     reference = split_names.training(shards)
-    if chosen is None and reference and problems[reference]:
+    if chosen is None and labelled and reference and problems[reference]:
         for split in shards:
             problems[split] = problems[split] or f"its classes are those of {reference}: {problems[reference]}"
     fields = _check_fields(sources, problems, reference)
@@ -128,6 +131,8 @@ def scan(
             places = {key: label for label, key in enumerate(chosen)}
             labels_of = {number: places[field] for number, field in enumerate(fields) if field in places}
         known = f"the {len(chosen):,} of {classes_file}"
+    elif not labelled:
+        names, labels_of, known = [], {}, "none"
     else:
         of_train = [_flat(source.labels) for split, source in sources.items() if split == (reference or split)]
         labels = np.unique(np.concatenate(of_train))

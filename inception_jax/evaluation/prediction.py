@@ -17,7 +17,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from inception_jax.data import image_files, images
+from inception_jax.data import channels as image_channels
+from inception_jax.data import image_files, images, records
+from inception_jax.data.datasets import Dataset
 from inception_jax.data.image_files import Unreadable
 from inception_jax.data.loader import DataLoader, ThreadProducer
 from inception_jax.data.pipeline_base import default_threads
@@ -63,14 +65,14 @@ class Classifier(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """The most probable classes of an image file, or why it has none.
+    """The most probable classes of an image, or why it has none.
 
     Attributes:
-      path: of the file.
-      names: of the k most probable classes, the most probable first; empty where the file cannot be read.
+      path: of the file; of an image of a data set the name of its original file, or else that of the record.
+      names: of the k most probable classes, the most probable first; empty where the image cannot be read.
       classes: int32 [k], their numbers.
       probabilities: float [k].
-      error: why the file cannot be read; "" where it can.
+      error: why the image cannot be read; "" where it can.
       image: uint8 [image_size, image_size, in_channels], the crop that the network sees, where it is asked for; else
         None.
       saliency: float [image_size, image_size] from 0 to 1, of the most probable class, where it is asked for
@@ -130,17 +132,6 @@ def predict_files(
     """
     if isinstance(files, str | os.PathLike | Sequence):
         files = image_files.find([files] if isinstance(files, str | os.PathLike) else files)
-    return _predict_files(network, iter(files), top_k, batch_size, keep_images, max_pixels)
-
-
-def _predict_files(
-    network: Classifier,
-    files: Iterator[str | os.PathLike | Unreadable],
-    top_k: int,
-    batch_size: int,
-    keep_images: bool,
-    max_pixels: int,
-) -> Iterator[Prediction]:
     frame, channels = (network.input.eval_image_size, network.input.eval_crop), network.input.channels
 
     def load(file: str | os.PathLike | Unreadable) -> _Crop[str]:
@@ -152,9 +143,51 @@ def _predict_files(
         except UserError as error:
             return _Crop(path, None, str(error))
 
-    first = list(itertools.islice(files, batch_size))
+    return _predict_named(network, iter(files), load, top_k, batch_size, keep_images)
+
+
+def predict_dataset(
+    network: Classifier,
+    dataset: Dataset,
+    top_k: int,
+    batch_size: int,
+    keep_images: bool,
+    max_pixels: int = images.MAX_PIXELS,
+) -> Iterator[Prediction]:
+    """Predicts the classes of a data set's images, one by one; see `TrainedNetwork.predict_dataset`.
+
+    Raises:
+      UserError: at the first image: the network has no classifier.
+    """
+    frame, channels = (network.input.eval_image_size, network.input.eval_crop), network.input.channels
+
+    def load(index: int) -> _Crop[str]:
+        path = name = dataset.record_name(index)
+        try:
+            path = records.file_name(dataset.source, index)
+            image, _ = dataset.record(index)
+            if isinstance(image, bytes):
+                decoded = images.decode(image, name, max_pixels, channels=channels)
+            else:
+                decoded = image_channels.fit(image, channels, name)
+            return _Crop(path, images.center_crop(decoded, *frame))
+        except UserError as error:
+            return _Crop(path, None, str(error))
+
+    return _predict_named(network, iter(range(dataset.num_examples)), load, top_k, batch_size, keep_images)
+
+
+def _predict_named(
+    network: Classifier,
+    given: Iterator[Any],
+    load: Callable[[Any], _Crop[str]],
+    top_k: int,
+    batch_size: int,
+    keep_images: bool,
+) -> Iterator[Prediction]:
+    first = list(itertools.islice(given, batch_size))
     batch_size = network.devices.round_up(min(batch_size, len(first)))
-    for crop, rows in _predict(network, itertools.chain(first, files), load, top_k, batch_size):
+    for crop, rows in _predict(network, itertools.chain(first, given), load, top_k, batch_size):
         classes = rows["classes"]
         names = tuple(network.class_names[label] for label in classes)
         image = crop.image if keep_images else None

@@ -167,7 +167,7 @@ class PredictionWriter:
         more = self.skipped - len(self._first_skipped)
         names = ", ".join(self._first_skipped) + (f" and {more:,} more" if more else "")
         were = "was" if self.skipped == 1 else "were"
-        return f"{self.skipped:,} of {counted(self.total, 'file')} {were} skipped: {names}"
+        return f"{self.skipped:,} of {counted(self.total, 'image')} {were} skipped: {names}"
 
     def finish(self, title: str) -> list[str]:
         """Draws the sheet.

@@ -18,6 +18,7 @@ from inception_jax import extension_files
 from inception_jax.checkpoints.reading import load_variables_and_step
 from inception_jax.config import Config
 from inception_jax.data import images
+from inception_jax.data.datasets import Dataset
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
 from inception_jax.evaluation import extraction, image_inputs, prediction
@@ -287,6 +288,33 @@ class TrainedNetwork:
         """
         limit = self.config.data.max_pixels if max_pixels is None else max_pixels
         return prediction.predict_files(self, files, top_k, batch_size, keep_images, limit)
+
+    def predict_dataset(
+        self,
+        dataset: Dataset,
+        top_k: int = 5,
+        batch_size: int = 32,
+        *,
+        keep_images: bool = False,
+        max_pixels: int | None = None,
+    ) -> Iterator[prediction.Prediction]:
+        """Predicts the most probable classes of the images of a data set, in their order; labels are not read.
+
+        Args:
+          dataset: a split, as `data.datasets.load` opens it; with its `labels="none"` no label need be there.
+          top_k: as in `predict_files`.
+          batch_size: as in `predict_files`.
+          keep_images: as in `predict_files`.
+          max_pixels: as in `predict_files`.
+
+        Returns:
+          An iterator of the predictions. A record that cannot be read has an `error`.
+
+        Raises:
+          UserError: when it is iterated: the network has no classifier.
+        """
+        limit = self.config.data.max_pixels if max_pixels is None else max_pixels
+        return prediction.predict_dataset(self, dataset, top_k, batch_size, keep_images, limit)
 
     def features(
         self,

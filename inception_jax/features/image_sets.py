@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from inception_jax.data import datasets, image_files, images
+from inception_jax.data.label_sets import NO_LABELS
 from inception_jax.data.names import one_line, printable
 from inception_jax.errors import UserError
 from inception_jax.features.statistics import MAX_FEATURES
@@ -113,7 +114,7 @@ def _open_dataset(name: str, max_pixels: int) -> ImageSet:
     dataset, separator, split = name.removeprefix(DATASET).rpartition("#")
     if not (separator and dataset and split):
         raise UserError(f"{name}: dataset:NAME#SPLIT is needed, such as dataset:digits#test")
-    data = datasets.load(dataset, split)
+    data = datasets.load(dataset, split, labels=NO_LABELS)
 
     def read(position: int) -> np.ndarray:
         image, _ = data.record(position)

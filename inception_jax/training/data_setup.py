@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from inception_jax.config import Config, ConfigError
 from inception_jax.data import datasets, eval_protocols
+from inception_jax.data.label_sets import NO_LABELS
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.runs import data_record
 from inception_jax.training import augmentation_setup, crop_averaging, host_devices, memory_check
@@ -36,23 +37,43 @@ class RunData:
     prefetch: int
 
 
-def load_splits(config: Config | ConfigDict, *splits: str, data: str | None = None) -> list[datasets.Dataset]:
+def load_splits(
+    config: Config | ConfigDict, *splits: str, data: str | None = None, labelled: bool = True
+) -> list[datasets.Dataset]:
     """Opens splits of the config's data set, or of another one.
 
     Args:
       config: its section `data` is read.
       *splits: as in `datasets.load`.
-      data: name of another data set.
+      data: name of another data set; see `has_fields_of` for the fields that hold for it.
+      labelled: whether the labels are read; False: they need not be there.
 
     Raises:
       UserError: as `datasets.load`.
     """
     fields = config.data
-    if data is not None and data != fields.name:
-        return datasets.load_splits(data, splits, fields.data_dir)
+    if data is not None and not has_fields_of(fields.name, data):
+        return datasets.load_splits(data, splits, fields.data_dir, labels="single" if labelled else NO_LABELS)
+    labels = fields.labels if labelled else NO_LABELS
     return datasets.load_splits(
-        fields.name, splits, fields.data_dir, fields.class_names, fields.image_key, fields.label_key, fields.labels
+        data or fields.name, splits, fields.data_dir, fields.class_names, fields.image_key, fields.label_key, labels
     )
+
+
+def has_fields_of(own: str, other: str) -> bool:
+    """Whether the fields of one data set (`class_names`, `image_key`, `label_key`, `labels`) hold for another, too.
+
+    They do where both have the same name, or are of the same kind that is named with a path, such as `folder:PATH`.
+    """
+    kinds = [name.partition(":")[0] for name in (own, other)]
+    return own == other or (kinds[0] == kinds[1] and ":" in own and ":" in other)
+
+
+def name_other_data(config: ConfigDict, name: str) -> None:
+    """Makes another data set that of a config; of the fields that are not for it only `labels` stays."""
+    if not has_fields_of(config.data.name, name):
+        config.data.class_names = config.data.image_key = config.data.label_key = None
+    config.data.name = name
 
 
 def build_train_data(

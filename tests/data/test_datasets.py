@@ -85,6 +85,15 @@ def test_refuses_splits_that_are_not_there(split, message):
         ("synthetic:10:a", "synthetic:CLASSES"),
         ("folder:nowhere", "nowhere: no such folder"),
         ("no name/", "not a name"),
+        ("hugginface:a/b", "unknown kind 'hugginface'; did you mean 'huggingface'.; kinds: folder:PATH, list:FILE,"),
+        ("hf:a/b", "unknown kind 'hf'; did you mean 'huggingface:a/b'."),
+        ("Image-Folder:a", "unknown kind 'Image-Folder'; did you mean 'folder:a'."),
+        ("csv:a.csv", "did you mean 'list:a.csv'."),
+        ("Folder:a", "did you mean 'folder:a'."),
+        ("x:y", "unknown kind 'x'; kinds: folder:PATH, list:FILE, webdataset:PATTERN, huggingface:PATH, synthetic:"),
+        ("gs://bucket/a", "an address; class folders are named with their kind: folder:gs://bucket/a"),
+        ("digits:3.0.0", "data set 'digits:3.0.0' is not prepared"),
+        ("mnist:3.*.*", "data set 'mnist:3.*.*' is not prepared"),
     ],
 )
 def test_says_what_to_do_about_data_sets_that_are_not_there(name, message, tmp_path):

@@ -367,7 +367,7 @@ def test_a_folder_that_cannot_be_read_is_named(tree, tmp_path, monkeypatch):
 def test_both_splits_of_a_run_are_one_scan(tree, monkeypatch):
     calls = []
     scan = folders.scan
-    monkeypatch.setattr(folders, "scan", lambda *arguments: calls.append(1) or scan(*arguments))
+    monkeypatch.setattr(folders, "scan", lambda *given, **options: calls.append(1) or scan(*given, **options))
     train, test = load_splits(tree("train/a/1.png", "train/b/2.png", "test/a/3.png"), ["train", "test"])
     assert (train.num_examples, test.num_examples, len(calls)) == (2, 1, 1)
 

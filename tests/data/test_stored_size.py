@@ -44,7 +44,7 @@ def test_images_are_stored_with_a_shorter_side(tmp_path, run, capsys):
     assert run(*common, "--quality=raw") == 0 and run(*common) == 0 and run(*common, "--quality=30") == 0
     said = capsys.readouterr().err
     for coding in ("raw", "jpeg95", "jpeg30"):
-        assert f"with --config.data.name=mine/resize_12_{coding} --config.data.data_dir={tmp_path}\n" in said
+        assert f"--config=RECIPE --config.data.name=mine/resize_12_{coding} --config.data.data_dir={tmp_path}\n" in said
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
         "resize_12_jpeg30", "resize_12_jpeg95", "resize_12_raw",
     ]  # fmt: skip

@@ -81,7 +81,7 @@ def test_images_that_are_none(small_run, run_command, tmp_path):
     assert err.splitlines() == [
         f"warning: skipped {torn}: not a readable image (17 bytes): truncated, or of an unknown format",
         f"warning: skipped {absent}: No such file or directory",
-        f"error: 2 of 2 files were skipped: {torn}, {absent}",
+        f"error: 2 of 2 images were skipped: {torn}, {absent}",
     ]
     code, out, err = run_command("predict", f"--workdir={small_run}", torn, absent)
     assert (code, out, err) == (2, "", f"error: {absent}: No such file or directory\n")

@@ -54,3 +54,7 @@ class FakeNetwork:
     def predict_files(self, files, top_k=5, batch_size=32, *, keep_images=False, max_pixels=None):
         limit = max_pixels or self.config.data.max_pixels
         return prediction.predict_files(self, files, top_k, batch_size, keep_images, limit)
+
+    def predict_dataset(self, dataset, top_k=5, batch_size=32, *, keep_images=False, max_pixels=None):
+        limit = max_pixels or self.config.data.max_pixels
+        return prediction.predict_dataset(self, dataset, top_k, batch_size, keep_images, limit)

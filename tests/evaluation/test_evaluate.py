@@ -5,20 +5,22 @@ In this process: a start of the command, which tests/end_to_end and tests/multih
 
 import csv
 import json
+import re
 import shutil
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inception_jax import command_line, evaluate, extract, load_run, predict
+from inception_jax import command_line, config, evaluate, extract, load_run, predict
 from inception_jax.data import datasets
 from inception_jax.data.eval_protocols import get_protocol
 from inception_jax.errors import UserError
 from inception_jax.evaluation import results_table, split_evaluation, split_predictions
 from inception_jax.runs import report
-from inception_jax.training import preprocess
+from inception_jax.training import data_setup, preprocess
 
 METRICS = ("loss", "top1", "top5", "count", "balanced_accuracy", "expected_calibration_error")
 
@@ -134,6 +136,46 @@ def test_an_ensemble_of_runs_is_that_of_their_saved_predictions(runs, evaluated,
     assert "other.npz: its split is 'train[:20]', that of " in err and "Traceback" not in err
 
 
+def test_another_data_set_of_the_same_classes(runs, evaluated, tmp_path):
+    expected = evaluated(f"--workdir={runs[0]}", "--protocol=single", "--json")
+    data = datasets.load("stripes", "test")
+    for index in range(data.num_examples):
+        image, label = data.record(index)
+        path = tmp_path / "test" / data.class_names[label] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), image[..., ::-1])
+    other = f"--data=folder:{tmp_path}"
+    found = evaluated(f"--workdir={runs[0]}", other, "--protocol=single", "--json")
+    assert {name: found[name] for name in METRICS} == pytest.approx({name: expected[name] for name in METRICS})
+    assert found["dataset"] == f"folder:{tmp_path}"
+    folder = f"test_raw_4_single_{re.sub('[^A-Za-z0-9.-]+', '_', f'folder:{tmp_path}')[-80:]}"
+    assert json.loads((runs[0] / "evaluations" / folder / "result.json").read_text())["count"] == 20
+    ensemble = f"--ensemble={runs[0]},{runs[1]}"
+    losses = [evaluated(ensemble, *flags, "--protocol=single", "--json")["loss"] for flags in ((), (other,))]
+    assert losses[1] == pytest.approx(losses[0])
+    (tmp_path / "test" / data.class_names[1]).rename(tmp_path / "test" / "zigzag")
+    _, err = evaluated(f"--workdir={runs[0]}", other, code=2)
+    assert "zigzag" in err and "same classes" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "holds"),
+    [
+        ("list:a.csv", "list:b.csv", True),
+        ("list:a.csv", "folder:b", False),
+        ("digits", "digits", True),
+        ("voc", "coco/2017", False),
+        ("folder", "folder:b", False),
+    ],
+)
+def test_fields_that_choose_columns_hold_for_data_of_the_same_kind(own, other, holds):
+    recipe = config.default()
+    recipe.data.name, recipe.data.label_key, recipe.data.class_names = own, "species", "names.txt"
+    data_setup.name_other_data(recipe, other)
+    assert recipe.data.name == other
+    assert (recipe.data.label_key, recipe.data.class_names) == (("species", "names.txt") if holds else (None, None))
+
+
 def test_a_table_of_many_runs(runs, evaluated, tmp_path):
     broken = shutil.copytree(runs[0], tmp_path / "broken")
     shutil.rmtree(broken / "checkpoints")
@@ -194,7 +236,11 @@ def test_predict_and_extract_under_pmap(runs, capsys, tmp_path, registrations):
         (["--from=a.npz"], "cannot read a.npz: No such file"),
         (["--ensemble=a,b", "--batch_norm_images=3"], "--batch_norm_images: not allowed with --ensemble"),
         (["--all", "a", "--json"], "--json: not allowed with --all"),
-        (["--workdir=a", "--data=digits"], "--data: only with --all, for entries that are weights"),
+        (["--from=a.npz", "--data=digits"], "--data: has no effect with --from: the predictions are made already"),
+        (
+            ["--config=configs/digits.py", "--checkpoint=a", "--workdir=b", "--data=digits"],
+            "--data: has no effect with --config: name the data with --config.data.name",
+        ),
         (["--workdir=a", "--output=b"], "--output: has no effect with --workdir"),
         (["--workdir=a", "--save_predictions=b.txt"], "the name must end with .npz"),
         (["--workdir=a", "--save_predictions=/nowhere/b.npz"], "its folder is not there"),

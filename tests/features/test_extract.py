@@ -8,6 +8,8 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from inception_jax import InceptionOutput, extract
@@ -145,6 +147,28 @@ def test_image_files_folders_patterns_and_lists(trained, by_hand, small_run, tmp
     ):
         with pytest.raises(UserError, match=message):
             extract.main([f"--workdir={small_run}", f"--output={output}", "--endpoints=conv1", files[0], *flags])
+
+
+def test_a_data_set_without_labels(trained, by_hand, small_run, tmp_path, capsys):
+    random = np.random.RandomState(0)
+    pictures = [random.randint(0, 256, (32, 32, 3), np.uint8) for _ in range(5)]
+    rows = [cv2.imencode(".png", picture[..., ::-1])[1].tobytes() for picture in pictures]
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "test.parquet")
+    output = tmp_path / "a.npz"
+    named = [f"--workdir={small_run}", f"--output={output}", f"--data=huggingface:{tmp_path}", "--batch_size=8"]
+    with pytest.raises(UserError, match=r"no column of labels .*; --no_labels reads the images alone$"):
+        extract.main([*named, "--split=test"])
+    with pytest.raises(UserError, match=r"unknown split 'other'[^;]*; splits: test \(5\)[^-]*$"):
+        extract.main([*named, "--split=other"])
+    assert extract.main([*named, "--no_labels", "--split=test[1:]"]) == 0
+    views = [images.center_crop(picture, 32, trained.crop) for picture in pictures[1:]]
+    with np.load(output) as found:
+        assert found["label"].tolist() == [-1] * 4 and found["index"].tolist() == [0, 1, 2, 3]
+        np.testing.assert_allclose(found["pool5"], by_hand(np.stack(views)).endpoints["pool5"], 1e-5, 1e-5)
+    assert capsys.readouterr().err.rstrip().endswith("4 of 4 (100%)")
+    assert extract.main([*named, "--split=test", "--no_labels", "--statistics"]) == 0
+    with pytest.raises(UserError, match=r"--no_labels: has no effect with image files"):
+        extract.main([*named[:2], "--no_labels", "a.png"])
 
 
 def test_from_python_the_runs_limit_of_pixels_holds(small_run, trained, tmp_path):

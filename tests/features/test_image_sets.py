@@ -2,7 +2,10 @@
 
 import json
 
+import cv2
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from inception_jax import score
@@ -41,6 +44,14 @@ def test_statistics_of_every_tool(tmp_path, capsys):
     np.savez_compressed(tmp_path / "kid.npz", feats=np.ones((4, 5), np.float32))
     assert image_sets.open_set(str(tmp_path / "labeled.npz")).count == 3
     assert image_sets.open_set(str(tmp_path / "kid.npz")).features.shape == (4, 5)
+
+
+def test_a_data_set_need_not_have_labels(tmp_path):
+    pictures = np.random.RandomState(0).randint(0, 256, (2, 4, 5, 3)).astype(np.uint8)
+    rows = [cv2.imencode(".png", picture)[1].tobytes() for picture in pictures]
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "train.parquet")
+    found = image_sets.open_set(f"dataset:huggingface:{tmp_path}#train")
+    assert found.count == 2 and all((found.read(k) == pictures[k, ..., ::-1]).all() for k in range(2))
 
 
 def test_the_same_statistics_have_the_distance_zero(tmp_path, capsys):
