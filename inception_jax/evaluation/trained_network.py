@@ -125,6 +125,10 @@ class TrainedNetwork:
       >>> network: TrainedNetwork = load_run("runs/digits")
       >>> sorted(network.features(np.zeros((2, 8, 8, 3), np.uint8), ["inception_5b", "logits"]))
       ['inception_5b', 'logits']
+      >>> network.evaluate("test[:50]").result()["count"]
+      50
+      >>> len([one.names[0] for one in network.predict_dataset("test[:3]")])
+      3
     """
 
     config: Config
@@ -188,27 +192,37 @@ class TrainedNetwork:
             )
         return self._compiled[key]
 
-    def evaluate(self, data: EvalPipeline, every_class: list[dict[str, np.ndarray]] | None = None) -> Accumulator:
+    def evaluate(
+        self,
+        data: EvalPipeline | Dataset | str | None = None,
+        every_class: list[dict[str, np.ndarray]] | None = None,
+    ) -> Accumulator:
         """Evaluates a split, every example once, as training does.
 
         With `config.evaluation.batch_norm_images`, the batch-norm statistics are first estimated from training images.
 
         Args:
-          data: the split, with its protocol.
+          data: a split of the run's data set by its name, such as "test[:100]"; of another one, as
+            `data.datasets.load` opens it; or a pipeline, with a protocol of its own. None: the run's evaluation split.
           every_class: gets the probabilities of all classes, as `eval_loop.evaluate` adds them; None: not computed.
 
         Returns:
-          Sums over the whole split and the predictions of all its examples.
+          Sums over the whole split and the predictions of all its examples: `result()` has the metrics.
 
         Raises:
-          UserError: the training split is missing, the network has no batch norm, its batch does not divide over the
-            devices, or the data has one label per example and the network was trained with several, or the other way.
+          UserError: the split is not there, the data has other classes, the training split is missing, the network has
+            no batch norm, its batch does not divide over the devices, or the data has one label per example and the
+            network was trained with several, or the other way.
         """
+        if not isinstance(data, EvalPipeline):
+            data = self._open(data)
         if data.dataset.label_columns != self.label_columns:
             raise UserError(
                 f"data {data.dataset.name}: config.data.labels = {data.dataset.label_kind!r}, and the network was "
                 f"trained with {self.config.data.labels!r}; evaluate it on data of that kind"
             )
+        if differing := data_record.class_difference(self.class_names, data.dataset.class_names):
+            raise UserError(f"data {data.dataset.name}: {differing}; evaluate on data with the same classes")
         return evaluate(
             self.compile(data.batch_size, crops=data.protocol.crops, every_class=every_class is not None),
             self.devices,
@@ -218,6 +232,12 @@ class TrainedNetwork:
             run_length.read_fault_limits(self.config),
             every_class,
         )
+
+    def _open(self, data: Dataset | str | None) -> EvalPipeline:
+        """The pipeline of a split, with the protocol and the batch size of the run's evaluation."""
+        if not isinstance(data, Dataset):
+            (data,) = data_setup.load_splits(self.config, data or self.config.data.eval_split)
+        return data_setup.build_eval_data(self.config, data, self.input, self.devices)
 
     def _variables_of_evaluation(self) -> Any:
         """The variables, with batch-norm statistics of training images where the config asks for them."""
@@ -291,7 +311,7 @@ class TrainedNetwork:
 
     def predict_dataset(
         self,
-        dataset: Dataset,
+        dataset: Dataset | str,
         top_k: int = 5,
         batch_size: int = 32,
         *,
@@ -301,7 +321,8 @@ class TrainedNetwork:
         """Predicts the most probable classes of the images of a data set, in their order; labels are not read.
 
         Args:
-          dataset: a split, as `data.datasets.load` opens it; with its `labels="none"` no label need be there.
+          dataset: a split of the run's data set by its name; or of another one, as `data.datasets.load` opens it: with
+            its `labels="none"` no label need be there.
           top_k: as in `predict_files`.
           batch_size: as in `predict_files`.
           keep_images: as in `predict_files`.
@@ -311,8 +332,10 @@ class TrainedNetwork:
           An iterator of the predictions. A record that cannot be read has an `error`.
 
         Raises:
-          UserError: when it is iterated: the network has no classifier.
+          UserError: the split is not there; when it is iterated: the network has no classifier.
         """
+        if isinstance(dataset, str):
+            (dataset,) = data_setup.load_splits(self.config, dataset, labelled=False)
         limit = self.config.data.max_pixels if max_pixels is None else max_pixels
         return prediction.predict_dataset(self, dataset, top_k, batch_size, keep_images, limit)
 

@@ -158,6 +158,25 @@ def test_another_data_set_of_the_same_classes(runs, evaluated, tmp_path):
     assert "zigzag" in err and "same classes" in err and "Traceback" not in err
 
 
+def test_from_python_a_split_is_named(runs, evaluated):
+    expected = evaluated(f"--workdir={runs[1]}", "--json")  # 12 crops, as the run's config says
+    network = load_run(runs[1])
+    data = datasets.load("stripes", "test")
+    for given in (None, "test", data):
+        found = network.evaluate(given).result()
+        assert {name: found[name] for name in METRICS} == pytest.approx({name: expected[name] for name in METRICS})
+    assert network.evaluate("train[:5]").count == 5
+    with pytest.raises(
+        UserError, match=r"data digits: the run was trained on .*; evaluate on data with the same classes"
+    ):
+        network.evaluate(datasets.load("digits", "test"))
+    with pytest.raises(UserError, match=r"unknown split 'tset' of stripes; did you mean 'test'"):
+        network.predict_dataset("tset")
+    found = [one.names[0] for one in network.predict_dataset("test")]
+    images = [data.record(index)[0] for index in range(data.num_examples)]
+    assert found == [network.class_names[label] for label in network.predict(images, top_k=1)["classes"][:, 0]]
+
+
 @pytest.mark.parametrize(
     ("own", "other", "holds"),
     [
