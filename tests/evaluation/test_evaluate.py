@@ -166,9 +166,7 @@ def test_from_python_a_split_is_named(runs, evaluated):
         found = network.evaluate(given).result()
         assert {name: found[name] for name in METRICS} == pytest.approx({name: expected[name] for name in METRICS})
     assert network.evaluate("train[:5]").count == 5
-    with pytest.raises(
-        UserError, match=r"data digits: the run was trained on .*; evaluate on data with the same classes"
-    ):
+    with pytest.raises(UserError, match=r"data digits: the run was trained on .*; evaluate on .* same classes"):
         network.evaluate(datasets.load("digits", "test"))
     with pytest.raises(UserError, match=r"unknown split 'tset' of stripes; did you mean 'test'"):
         network.predict_dataset("tset")
