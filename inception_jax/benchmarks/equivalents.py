@@ -85,6 +85,13 @@ EQUIVALENTS: dict[str, Equivalent] = {
             "timm updates its running batch statistics by 0.1 per step, ours by 0.0003",
         ),
     ),
+    "xception": Equivalent(
+        torch="timm.create_model('legacy_xception')",
+        packages=("timm",),
+        options={},
+        dropout={"dropout_rate": 0.5},
+        differences=("timm updates its running batch statistics by 0.1 per step, ours by 0.0003",),
+    ),
 }
 
 

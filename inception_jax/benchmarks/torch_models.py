@@ -65,7 +65,8 @@ def build(model: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module
         )
     import timm
 
-    return timm.create_model(model, pretrained=False, num_classes=num_classes, drop_rate=options["dropout_rate"])
+    name = {"xception": "legacy_xception"}.get(model, model)
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, drop_rate=options["dropout_rate"])
 
 
 def head_logits(output: Any) -> list[torch.Tensor]:

@@ -13,18 +13,37 @@ input gradient, weight gradient:
 * 3x3/2 on 38x38x256: 0.15, 0.02, 0.19; 3x3 with dilation 2 on 37x37x256: 0.07, 0.06, 0.10;
 * 7x7/2 with eight channels of each on 224x224x3, the stem of BN-Inception: 0.69, 1.1, 0.12. Training takes no gradient
   of the image.
+
+The algorithms "onednn" and "onednn_winograd" of `conv2d` take oneDNN's depthwise convolutions instead. Their CPU time
+relative to the forms here, measured likewise on two cores of a Zen 5:
+
+* float32, 3x3: 74x74x256 0.35, 0.29, 0.17; 37x37x728 0.52, 0.72, 0.21; 10x10x1536 0.39, 0.56, 0.13;
+* the stem of BN-Inception (eight images): 0.28, 0.07, 0.10;
+* bfloat16, 3x3: 74x74x256 0.34, 0.77, 0.17; 37x37x728 0.41, 0.68, 0.08. With a stride of 2 the gradient of the input
+  takes 7 to 15 times as long, so it is computed here; so are several output channels of each of many (forward 2 to 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from inception_jax.models.convolution import Pads, explicit_padding, in_float32, select_by_platform
+from inception_jax.models import onednn
+from inception_jax.models.checks import check_choice
+from inception_jax.models.convolution import (
+    ALGORITHMS,
+    CpuForms,
+    Lowering,
+    Pads,
+    explicit_padding,
+    in_float32,
+    select_by_platform,
+)
+from inception_jax.models.platforms import is_traced_for_shapes
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.varying_axes import match_varying_axes, vary_as
 
@@ -35,6 +54,7 @@ def depthwise_conv2d(
     stride: int = 1,
     padding: str | int | Sequence[tuple[int, int]] = "SAME",
     dilation: int = 1,
+    algorithm: str = "fast",
 ) -> jax.Array:
     """Convolves each channel separately.
 
@@ -46,6 +66,8 @@ def depthwise_conv2d(
       stride: stride along rows and columns.
       padding: as for `conv2d`.
       dilation: as for `conv2d`.
+      algorithm: as for `conv2d`; on CPUs "onednn" and "onednn_winograd" are oneDNN's depthwise convolutions, the others
+        are as above.
 
     Returns:
       [B, H', W', C * multiplier] in the dtype of `x`; sums are accumulated in at least float32. Input channel c gives
@@ -53,7 +75,9 @@ def depthwise_conv2d(
 
     Raises:
       ValueError: shapes, dtypes or padding are not as above, or a map is smaller than the kernel.
+      ModelError: as `conv2d`.
     """
+    check_choice("algorithm", algorithm, ALGORITHMS)
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
         raise ValueError(
             f"depthwise_conv2d: images {x.shape} and kernel {kernel.shape}: expected [B,H,W,C] and [kh,kw,C,M]"
@@ -62,36 +86,46 @@ def depthwise_conv2d(
         raise ValueError(f"depthwise_conv2d: images are {x.dtype}, the kernel is {kernel.dtype}: cast one of them")
     reach = [(taps - 1) * dilation + 1 for taps in kernel.shape[:2]]
     pads = explicit_padding(x.shape[1:3], reach, (stride, stride), padding)
-    return _depthwise_once(*match_varying_axes(x, kernel), (stride, dilation), pads)
+    by_onednn = algorithm.startswith("onednn") and dilation == 1 and not is_traced_for_shapes()
+    return _depthwise_once(*match_varying_axes(x, kernel), (stride, dilation), pads, by_onednn)
 
+
+_FEW_CHANNELS = 4  # of the image: with more, oneDNN is slow where each has several output channels
 
 # (stride, dilation), the same along rows and columns.
 StrideDilation = tuple[int, int]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise(x: jax.Array, kernel: jax.Array, stride_dilation: StrideDilation, pads: Pads) -> jax.Array:
-    return select_by_platform(_cpu_forward, _xla_forward, stride_dilation, pads, x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _depthwise(
+    x: jax.Array, kernel: jax.Array, stride_dilation: StrideDilation, pads: Pads, by_onednn: bool
+) -> jax.Array:
+    forms = _ONEDNN if by_onednn else _XLA
+    return select_by_platform(forms.forward, _xla_forward, stride_dilation, pads, x, kernel)
 
 
 def _depthwise_forward(
-    x: jax.Array, kernel: jax.Array, stride_dilation: StrideDilation, pads: Pads
+    x: jax.Array, kernel: jax.Array, stride_dilation: StrideDilation, pads: Pads, by_onednn: bool
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _depthwise(x, kernel, stride_dilation, pads), (x, kernel)
+    return _depthwise(x, kernel, stride_dilation, pads, by_onednn), (x, kernel)
 
 
 def _depthwise_backward(
-    stride_dilation: StrideDilation, pads: Pads, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+    stride_dilation: StrideDilation,
+    pads: Pads,
+    by_onednn: bool,
+    residuals: tuple[jax.Array, jax.Array],
+    gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
-    operands = (*residuals, gradient)
-    input_gradient = select_by_platform(_cpu_input_gradient, _xla_input_gradient, stride_dilation, pads, *operands)
-    kernel_gradient = select_by_platform(_cpu_kernel_gradient, _xla_kernel_gradient, stride_dilation, pads, *operands)
+    operands, forms = (*residuals, gradient), _ONEDNN if by_onednn else _XLA
+    input_gradient = select_by_platform(forms.input_gradient, _xla_input_gradient, stride_dilation, pads, *operands)
+    kernel_gradient = select_by_platform(forms.kernel_gradient, _xla_kernel_gradient, stride_dilation, pads, *operands)
     return input_gradient, kernel_gradient
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
-_depthwise_once = trace_once("stride_dilation", "pads")(_depthwise)
+_depthwise_once = trace_once("stride_dilation", "pads", "by_onednn")(_depthwise)
 
 
 # --- XLA's own lowering, for accelerators ----------------------------------------------------------------------------
@@ -205,3 +239,24 @@ def _padded(x: jax.Array, pads: Pads, gap: int = 0) -> jax.Array:
 def _repeated(x: jax.Array, multiplier: int) -> jax.Array:
     """Repeats every channel `multiplier` times, the copies next to each other."""
     return jnp.repeat(x, multiplier, axis=-1) if multiplier > 1 else x
+
+
+def _by_onednn(form: Callable[..., jax.Array], otherwise: Lowering) -> Lowering:
+    """The form of oneDNN, with a stride along both axes, where it computes the operands and is faster."""
+
+    def choose(stride_dilation: StrideDilation, pads: Pads, *operands: jax.Array) -> jax.Array:
+        (stride, _), (_, _, channels, multiplier) = stride_dilation, operands[1].shape
+        skips = form is onednn.input_gradient and stride > 1 and operands[0].dtype == jnp.bfloat16  # 7 to 10 times
+        if skips or (multiplier > 1 and channels > _FEW_CHANNELS) or not onednn.computes(*operands):
+            return otherwise(stride_dilation, pads, *operands)
+        return form((stride, stride), pads, *operands)
+
+    return choose
+
+
+_XLA = CpuForms(_cpu_forward, _cpu_input_gradient, _cpu_kernel_gradient)
+_ONEDNN = CpuForms(
+    _by_onednn(onednn.depthwise_forward, _XLA.forward),
+    _by_onednn(onednn.input_gradient, _XLA.input_gradient),
+    _by_onednn(onednn.kernel_gradient, _XLA.kernel_gradient),
+)

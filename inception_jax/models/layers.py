@@ -164,7 +164,8 @@ class SeparableConvUnit(nn.Module):
             options.param_dtype,
         )
         x = x.astype(options.dtype)
-        x = depthwise_conv2d(x, depthwise.astype(options.dtype), self.strides, self.padding, self.dilation)
+        depthwise = depthwise.astype(options.dtype)
+        x = depthwise_conv2d(x, depthwise, self.strides, self.padding, self.dilation, options.convolution)
         return _convolve(self, x, pointwise, 1, "SAME", 1, train)
 
 

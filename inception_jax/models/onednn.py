@@ -153,6 +153,15 @@ def forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, *, wi
     return _convolve(Kind.FORWARD, output_shape(strides, pads, x, kernel), x.dtype, strides, pads, winograd, x, kernel)
 
 
+def depthwise_forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution of each channel of x [B, H, W, C] with its M filters, kernel [kh, kw, C, M]: [B, H', W', C * M].
+
+    Its gradients are `input_gradient` and `kernel_gradient`. The calls know by the channels that it is depthwise.
+    """
+    shape = (*output_shape(strides, pads, x, kernel)[:3], kernel.shape[2] * kernel.shape[3])
+    return _convolve(Kind.FORWARD, shape, x.dtype, strides, pads, False, x, kernel)
+
+
 def scaled_forward(
     strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, coefficients: jax.Array, *, relu: bool
 ) -> jax.Array:

@@ -49,6 +49,8 @@ struct Key {
   int64_t kind;
   dnnl_data_type_t type, kernel_type;  // of the maps, and of the kernel in HWIO
   Sizes x, kernel, y, strides, pads;   // sizes NHWC, HWIO, NHWC; pads: top, bottom, left, right
+  // Each channel of x has kernel[3] filters of its own.
+  bool IsDepthwise() const { return y[3] != kernel[3]; }
   bool scales = false, relu = false;   // what follows: `After`
   auto Values() const { return std::tie(kind, type, kernel_type, x, kernel, y, strides, pads, scales, relu); }
   bool operator<(const Key& other) const { return Values() < other.Values(); }
@@ -114,6 +116,36 @@ inline dnnl_memory_desc_t Description(const dnnl_dims_t sizes, dnnl_data_type_t 
   return made;
 }
 
+// A kernel in HWIO as oneDNN names its axes: filters, channels, rows, columns; of a depthwise convolution groups (the
+// channels), filters of each, 1, rows, columns. type: undefined is the kernel's.
+struct KernelAxes {
+  dnnl_dims_t sizes, strides;
+  int count;
+
+  explicit KernelAxes(const Sizes& hwio, bool is_depthwise)
+      : sizes{hwio[3], hwio[2], hwio[0], hwio[1]},
+        strides{1, hwio[3], hwio[1] * hwio[2] * hwio[3], hwio[2] * hwio[3]},
+        count(4) {
+    if (!is_depthwise) return;
+    const dnnl_dims_t grouped = {hwio[2], hwio[3], 1, hwio[0], hwio[1]};
+    const dnnl_dims_t steps = {hwio[3], 1, 1, hwio[1] * hwio[2] * hwio[3], hwio[2] * hwio[3]};
+    count = 5;
+    std::copy_n(grouped, count, sizes);
+    std::copy_n(steps, count, strides);
+  }
+
+  dnnl_memory_desc_t Given(dnnl_data_type_t type) const {
+    dnnl_memory_desc_t made;
+    CHECK_DNNL(dnnl_memory_desc_create_with_strides(&made, count, sizes, type, strides));
+    return made;
+  }
+  dnnl_memory_desc_t Any(dnnl_data_type_t type) const {
+    dnnl_memory_desc_t made;
+    CHECK_DNNL(dnnl_memory_desc_create_with_tag(&made, count, sizes, type, dnnl_format_tag_any));
+    return made;
+  }
+};
+
 inline dnnl_memory_desc_t Images(const Sizes& nhwc, dnnl_data_type_t type) {
   const dnnl_dims_t sizes = {nhwc[0], nhwc[3], nhwc[1], nhwc[2]};
   return Description(sizes, type, dnnl_acdb);
@@ -160,16 +192,18 @@ inline dnnl_memory_desc_t Scratch(const_dnnl_primitive_desc_t chosen) {
   return made;
 }
 
-// Divides a reorder of a kernel [filters, channels, rows, columns] along one of its first two axes, where oneDNN can.
-inline std::vector<Reorder> Reorders(dnnl_memory_desc_t from, dnnl_memory_desc_t to, const dnnl_dims_t sizes,
+// Divides a reorder of a kernel [filters, channels, rows, columns] along one of its first two axes, where oneDNN can. A
+// depthwise kernel is not divided.
+inline std::vector<Reorder> Reorders(dnnl_memory_desc_t from, dnnl_memory_desc_t to, const KernelAxes& axes,
                                      int axis) {
   std::vector<Reorder> made;
+  const auto& sizes = axes.sizes;
   for (int64_t first = 0; first < sizes[axis]; first += kSlice) {
     dnnl_dims_t part = {sizes[0], sizes[1], sizes[2], sizes[3]}, offsets = {0, 0, 0, 0};
     offsets[axis] = first;
     part[axis] = std::min(kSlice, sizes[axis] - first);
     made.push_back({from, to});
-    if (sizes[0] * sizes[1] * sizes[2] * sizes[3] < kSmallKernel ||
+    if (axes.count > 4 || sizes[0] * sizes[1] * sizes[2] * sizes[3] < kSmallKernel ||
         dnnl_memory_desc_create_submemory(&made.back().from, from, part, offsets) != dnnl_success ||
         dnnl_memory_desc_create_submemory(&made.back().to, to, part, offsets) != dnnl_success) {
       made.assign(1, {from, to});
@@ -203,14 +237,13 @@ inline void AppendScale(dnnl_primitive_attr_t attributes, const_dnnl_memory_desc
 inline Convolution* Compile(const Key& key) {
   omp_set_num_threads(1);
   auto* made = new Convolution;
-  const dnnl_dims_t sizes = {key.kernel[3], key.kernel[2], key.kernel[0], key.kernel[1]};
+  const KernelAxes axes(key.kernel, key.IsDepthwise());
   const dnnl_dims_t strides = {key.strides[0], key.strides[1]}, dilation = {0, 0};
   const dnnl_dims_t low = {key.pads[0], key.pads[2]}, high = {key.pads[1], key.pads[3]};
   made->x = Images(key.x, key.type);
   made->y = Images(key.y, key.type);
-  made->kernel = Description(sizes, key.kernel_type, dnnl_cdba);
-  dnnl_memory_desc_t any = Description(sizes, key.type, dnnl_format_tag_any);
-  dnnl_memory_desc_t any_sum = Description(sizes, dnnl_f32, dnnl_format_tag_any);  // is rounded when parts are added
+  made->kernel = axes.Given(key.kernel_type);
+  dnnl_memory_desc_t any = axes.Any(key.type), any_sum = axes.Any(dnnl_f32);  // is rounded when parts are added
   dnnl_primitive_attr_t attributes = Attributes();
   if (key.scales) {
     const dnnl_dims_t channels = {1, key.kernel[3], 1, 1};
@@ -239,7 +272,7 @@ inline Convolution* Compile(const Key& key) {
     auto from = key.kind == kKernelGradient ? made->packed : made->kernel;
     auto to = key.kind == kKernelGradient ? made->kernel : made->packed;
     // Along the axis that oneDNN does not block.
-    made->reorders = Reorders(from, to, sizes, key.kind == kInputGradient ? 0 : 1);
+    made->reorders = Reorders(from, to, axes, key.kind == kInputGradient ? 0 : 1);
   }
   if (chosen != forward) dnnl_primitive_desc_destroy(chosen);
   dnnl_primitive_desc_destroy(forward);
@@ -348,8 +381,8 @@ const auto& Compiled(const AnyKey& key) {
 }
 
 inline std::vector<Reorder>* Compile(const LayoutKey& key) {
-  const dnnl_dims_t sizes = {key.to.kernel[3], key.to.kernel[2], key.to.kernel[0], key.to.kernel[1]};
-  return new std::vector<Reorder>(Reorders(Compiled(key.from).packed, Compiled(key.to).packed, sizes, 1));
+  const KernelAxes axes(key.to.kernel, key.to.IsDepthwise());
+  return new std::vector<Reorder>(Reorders(Compiled(key.from).packed, Compiled(key.to).packed, axes, 1));
 }
 
 // A description with its data, for the time of one call.

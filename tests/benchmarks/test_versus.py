@@ -27,6 +27,7 @@ PARAMETERS = {
     "inception_v3": 27_161_264,
     "inception_v4": 42_679_816,
     "inception_resnet_v2": 55_843_464,
+    "xception": 22_855_952,
 }
 TASK = {
     "model": "fake",

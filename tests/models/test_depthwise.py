@@ -1,5 +1,7 @@
 """The depthwise convolution's own forms against XLA's at 1e-12 in float64, against TensorFlow's order of channels."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,13 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from inception_jax import create_model
+from inception_jax.models import onednn
+from inception_jax.models.checks import ModelError
 from inception_jax.models.convolution import conv2d
 from inception_jax.models.depthwise import depthwise_conv2d
+
+from .test_onednn import needs_bfloat16, needs_onednn
 
 CASES = {  # name: images, kernel, stride, padding, dilation
     "3x3": ((3, 7, 6, 5), (3, 3, 5, 1), 1, "SAME", 1),
@@ -23,6 +30,9 @@ CASES = {  # name: images, kernel, stride, padding, dilation
     "3x3 on 1x1": ((2, 1, 1, 3), (3, 3, 3, 1), 1, "SAME", 1),
     "more padding than the kernel reaches": ((2, 4, 4, 3), (2, 2, 3, 1), 1, 3, 1),
     "pairs": ((2, 5, 6, 2), (3, 2, 2, 2), 2, ((0, 1), (1, 0)), 1),
+    "more channels than lanes": ((5, 6, 7, 37), (3, 3, 37, 1), 1, "SAME", 1),
+    "fewer images than threads": ((1, 24, 7, 16), (3, 3, 16, 1), 1, "SAME", 1),
+    "several of many channels": ((2, 6, 6, 16), (3, 3, 16, 2), 1, "SAME", 1),
 }
 
 
@@ -142,7 +152,86 @@ def test_inside_scan_and_shard_map(x64):
     np.testing.assert_allclose(jax.jit(split)(kernel, x), expected, rtol=1e-12, atol=1e-12)
 
 
+by_onednn = functools.partial(depthwise_conv2d, algorithm="onednn")
+
+
+def count_calls(x, kernel, *rest):
+    """Of oneDNN, in the convolution and its two gradients."""
+    return (
+        jax.jit(lambda x, kernel: with_gradients(by_onednn, x, kernel, *rest))
+        .lower(x, kernel)
+        .as_text()
+        .count(f"@{onednn.TARGET}(")
+    )
+
+
+@needs_onednn
+@pytest.mark.parametrize("case", CASES)
+def test_onednns_are_equal_to_xlas_own(case):
+    images, window, *rest = CASES[case]
+    arguments = (*operands(images, window, np.float32), *rest)
+    for got, want in zip(with_gradients(by_onednn, *arguments), with_gradients(xla, *arguments), strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-5 * np.abs(want).max())
+    assert count_calls(*arguments) == (0 if rest[-1] > 1 or case == "several of many channels" else 3)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("case", CASES)
+def test_onednns_of_bfloat16_are_summed_in_float32_and_rounded_once(case):
+    images, window, *rest = CASES[case]
+    x, kernel = operands(images, window, jnp.bfloat16)
+    wide = with_gradients(xla, x.astype(jnp.float32), kernel.astype(jnp.float32), *rest)
+    for got, want in zip(with_gradients(by_onednn, x, kernel, *rest), wide, strict=True):
+        assert got.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(got, np.float32), want, rtol=2**-8, atol=3e-5 * np.abs(want).max())
+    calls = 3 - (rest[0] > 1)  # the gradient of the input of a stride is XLA's
+    assert count_calls(x, kernel, *rest) == (0 if rest[-1] > 1 or case == "several of many channels" else calls)
+
+
+@needs_onednn
+def test_onednns_twice_differentiable_and_inside_shard_map():
+    x, kernel = operands((4, 5, 5, 2), (3, 3, 2, 1), np.float32)
+
+    def gradient(function, kernel, x):
+        return jax.grad(lambda kernel: (function(x, kernel, 1, "SAME", 1) ** 2).sum())(kernel)
+
+    twice = [
+        jax.jit(jax.grad(lambda k, f=f: (gradient(f, k, x) ** 2).sum()))(kernel) for f in (by_onednn, xla)
+    ]  # fmt: skip
+    np.testing.assert_allclose(*twice, rtol=1e-4)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    specs = {"in_specs": (PartitionSpec(), PartitionSpec("data")), "out_specs": PartitionSpec()}
+    split = jax.shard_map(lambda k, x: gradient(by_onednn, k, x), mesh=mesh, check_vma=True, **specs)
+    np.testing.assert_allclose(jax.jit(split)(kernel, x), gradient(xla, kernel, x), rtol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", ["xception", "inception_v2"])
+def test_networks_compute_depthwise_convolutions_by_onednn(name):
+    options = {"aux_heads": False} if name == "inception_v2" else {}
+    found = {}
+    for algorithm in ("fast", "onednn"):
+        model = create_model(
+            name, width_multiplier=0.05, num_classes=2, dropout_rate=0.0, convolution=algorithm, **options
+        )
+        x = jax.random.normal(jax.random.key(0), (2, 75, 75, 3))
+        variables = jax.jit(lambda model=model, x=x: model.init(jax.random.key(1), x, train=False))()
+
+        def loss(params, model=model, x=x, stats=variables["batch_stats"]):
+            given = {"params": params, "batch_stats": stats}
+            return model.apply(given, x, train=True, mutable=["batch_stats"])[0].logits[:, 0].sum()
+
+        text = jax.jit(jax.grad(loss)).lower(variables["params"]).as_text()
+        assert ("stablehlo.while" in text) == (algorithm == "fast")  # of a depthwise kernel's gradient
+        found[algorithm] = jax.jit(jax.grad(loss))(variables["params"])
+    for one, other in zip(*map(jax.tree.leaves, found.values()), strict=True):
+        np.testing.assert_allclose(one, other, rtol=5e-3, atol=2e-3 * np.abs(other).max())
+
+
 def test_mistakes():
+    with pytest.raises(ModelError, match="algorithm"):
+        depthwise_conv2d(*operands((2, 4, 4, 2), (3, 3, 2, 1), np.float32), algorithm="onednm")
     x, kernel = operands((2, 4, 4, 2), (3, 3, 3, 1), np.float32)
     with pytest.raises(
         ValueError, match=r"depthwise_conv2d: images \(2, 4, 4, 2\) and kernel \(3, 3, 3, 1\): expected"

@@ -343,12 +343,12 @@ def test_a_networks_option_reaches_its_convolutions():
 
 
 @needs_onednn
-def test_pointwise_convolutions_of_separable_ones_are_calls():
-    """Xception's: 2 in the stem, 4 in shortcuts, and 34 behind depthwise convolutions."""
+def test_both_convolutions_of_separable_ones_are_calls():
+    """Xception's: 2 in the stem, 4 in shortcuts, 34 depthwise ones and 34 behind them."""
     model = create_model("xception", width_multiplier=0.05, num_classes=2, convolution="onednn")
     images = jnp.zeros((1, 71, 71, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    assert calls(lambda variables: model.apply(variables, images).logits, variables) == 40
+    assert calls(lambda variables: model.apply(variables, images).logits, variables) == 74
 
 
 @needs_onednn
