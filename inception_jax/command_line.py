@@ -9,11 +9,14 @@ import errno
 import math
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from inception_jax import standard_streams
 from inception_jax.errors import ArgumentParser, UserError, shorten, shorten_message, write_error
 from inception_jax.ranges import INT32_MAX, MAX_IMAGE_PIXELS, Range
+
+if TYPE_CHECKING:
+    from inception_jax.training.data_setup import OtherData
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -117,6 +120,36 @@ def check_devices(count: int | None) -> None:
         platform = jax.default_backend()
         remedy = f"; JAX_NUM_CPU_DEVICES={count} divides a CPU into so many" if platform == "cpu" else ""
         raise UserError(f"--devices={count}: there {'is' if present == 1 else 'are'} {present} ({platform}){remedy}")
+
+
+_DATA_FIELDS = {
+    "class_names": ("FILE", "the classes of its labels, in their order"),
+    "image_key": ("NAME", "its column or feature of the images"),
+    "label_key": ("NAME", "its column or feature of the labels"),
+}
+
+
+def add_data_fields(arguments: ArgumentParser, *names: str) -> None:
+    """Adds the flags of fields of --data, which `other_data` reads."""
+    for name in names:
+        metavar, what = _DATA_FIELDS[name]
+        arguments.add_argument(f"--{name}", metavar=metavar, help=f"with --data: {what}, as config.data.{name}")
+
+
+def other_data(flags: argparse.Namespace) -> OtherData | None:
+    """The data set that the flags name; None: they name none.
+
+    Raises:
+      UserError: a field of it without --data.
+    """
+    given = {name: value for name in _DATA_FIELDS if (value := getattr(flags, name, None)) is not None}
+    if flags.data is None:
+        for name in given:
+            raise UserError(f"--{name}: only with --data=NAME; of the run's own data its config has it")
+        return None
+    from inception_jax.training.data_setup import OtherData
+
+    return OtherData(flags.data, **given)
 
 
 def add_max_pixels(arguments: argparse.ArgumentParser, default: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line, recipe_files
@@ -97,6 +99,7 @@ def _arguments() -> ArgumentParser:
         help="another data set of the same classes, as config.data.name; with --all only for entries that are weights "
         "(default: imagenet2012)",
     )
+    command_line.add_data_fields(arguments, "class_names", "image_key", "label_key")
     add("--output", metavar="PATH", help="with --ensemble, --from: a folder for result.json; with --all: a CSV file")
     add("--json", action="store_true", help="print the content of result.json, not two lines")
     return arguments
@@ -125,10 +128,13 @@ def _check(flags: argparse.Namespace, recipe: ConfigDict | None, arguments: Argu
         network = {"weights", "step", "split", "protocol", "batch_size", "image_size", "mode", "devices"}
         arguments.refuse(network, "has no effect with --from: the predictions are made already")
     if given[0] == "all":
-        arguments.refuse({"step", "save_predictions", "json"}, "not allowed with --all")
+        fields = {"class_names", "image_key", "label_key"}
+        arguments.refuse({"step", "save_predictions", "json"} | fields, "not allowed with --all")
     if given[0] == "saved" or recipe is not None:
         reason = "the predictions are made already" if recipe is None else "name the data with --config.data.name"
-        arguments.refuse({"data"}, f"has no effect with {'--from' if recipe is None else '--config'}: {reason}")
+        fields = {"data", "class_names", "image_key", "label_key"}
+        arguments.refuse(fields, f"has no effect with {'--from' if recipe is None else '--config'}: {reason}")
+    command_line.other_data(flags)
 
 
 def _evaluate_run(flags: argparse.Namespace, recipe: ConfigDict | None, request: Request) -> int:
@@ -143,7 +149,8 @@ def _evaluate_run(flags: argparse.Namespace, recipe: ConfigDict | None, request:
     if flags.batch_norm_images is not None:
         recipe.evaluation.batch_norm_images = flags.batch_norm_images or None
     _set_data(recipe, flags)
-    result, folder = split_evaluation.evaluate_run(recipe, flags.workdir, flags.checkpoint, request)
+    with _naming_flags(flags):
+        result, folder = split_evaluation.evaluate_run(recipe, flags.workdir, flags.checkpoint, request)
     if processes.is_first():
         remote_workdir.upload_results(given, folder)
         _print(flags, result, conclusion.format_evaluation(result, remote_workdir.display_name(folder)))
@@ -168,7 +175,8 @@ def _evaluate_several(flags: argparse.Namespace, request: Request) -> int:
             recipes[str(workdir)] = trained_network.load_config(workdir, "--ensemble")
             _set_fields(recipes[str(workdir)], flags)
             _set_data(recipes[str(workdir)], flags)
-        result = ensembles.evaluate_ensemble(recipes, request)
+        with _naming_flags(flags):
+            result = ensembles.evaluate_ensemble(recipes, request)
     else:
         parts = [split_predictions.load(name) for name in names]
         result = ensembles.evaluate_predictions(parts, names, request)
@@ -184,6 +192,8 @@ def _evaluate_all(flags: argparse.Namespace, request: Request) -> int:
     from inception_jax.evaluation import results_table
     from inception_jax.pretrained import networks
 
+    if flags.data is not None and not any(map(results_table.is_weights, flags.all)):
+        raise UserError("--data: only for entries that are weights, and all are runs, whose configs name their data")
     table = results_table.TableRequest(
         request,
         set_fields=lambda recipe: _set_fields(recipe, flags),
@@ -204,9 +214,8 @@ def _set_fields(recipe: ConfigDict, flags: argparse.Namespace) -> None:
 
 def _set_data(recipe: ConfigDict, flags: argparse.Namespace) -> None:
     """Sets the data to evaluate on."""
-    from inception_jax.training import data_setup
-
-    if flags.data is None or flags.data == recipe.data.name:
+    other = command_line.other_data(flags)
+    if other is None:
         return
     if recipe.evaluation.batch_norm_images:
         raise UserError(
@@ -214,7 +223,18 @@ def _set_data(recipe: ConfigDict, flags: argparse.Namespace) -> None:
             f"(evaluation.batch_norm_images = {recipe.evaluation.batch_norm_images}), which this data need not have; "
             "--batch_norm_images=0 uses the running statistics"
         )
-    data_setup.name_other_data(recipe, flags.data)
+    other.set_in(recipe)
+
+
+@contextlib.contextmanager
+def _naming_flags(flags: argparse.Namespace) -> Iterator[None]:
+    """Within the context, errors name the fields of --data by their flags."""
+    try:
+        yield
+    except UserError as error:
+        if (other := command_line.other_data(flags)) is not None:
+            error.args = (other.name_flags(str(error)),)
+        raise
 
 
 def _set_image_size(recipe: ConfigDict, image_size: int) -> None:

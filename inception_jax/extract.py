@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
@@ -32,7 +33,11 @@ def main(argv: list[str]) -> int:
         if getattr(flags, name) is None:
             raise UserError(f"--{name} is missing")
     if flags.images or flags.files:
-        arguments.refuse({"data", "split", "no_labels"}, "has no effect with image files")
+        fields = {"class_names", "image_key", "label_key"}
+        arguments.refuse({"data", "split", "no_labels"} | fields, "has no effect with image files")
+    if flags.no_labels:
+        arguments.refuse({"class_names", "label_key"}, "has no effect with --no_labels")
+    command_line.other_data(flags)
     if flags.statistics:
         arguments.refuse({"pool", "dtype"}, "has no effect with --statistics, which are of pooled float32 features")
         if "," in (flags.endpoints or ""):
@@ -75,6 +80,7 @@ def _arguments() -> ArgumentParser:
     )
     arguments.add_argument("--data", help="a data set; default: the run's")
     arguments.add_argument("--split", help="default: the run's evaluation split")
+    command_line.add_data_fields(arguments, "class_names", "image_key", "label_key")
     arguments.add_argument(
         "--no_labels", action="store_true", help="the labels of the data set are not read: each is -1 in the output"
     )
@@ -186,12 +192,15 @@ def _open_split(flags: argparse.Namespace, trained: TrainedNetwork, labelled: bo
 
     split = flags.split or trained.config.data.eval_split
     try:
-        (source,) = data_setup.load_splits(trained.config, split, data=flags.data, labelled=labelled)
+        (source,) = data_setup.load_splits(
+            trained.config, split, other=command_line.other_data(flags), labelled=labelled
+        )
     except UserError as error:
         if labelled:
-            _open_split(flags, trained, False)
-            raise UserError(f"{error}; --no_labels reads the images alone") from None
-        raise
+            with contextlib.suppress(UserError):
+                _open_split(flags, trained, False)
+                error = UserError(f"{error}; --no_labels reads the images alone")
+        raise error from None
     return source
 
 

@@ -134,6 +134,7 @@ def _arguments() -> ArgumentParser:
         help="instead of files: a data set, as config.data.name; labels are not read; default with --split: the run's",
     )
     add("--split", help="its split; default: the run's evaluation split")
+    command_line.add_data_fields(arguments, "image_key")
     add("--json", nargs="?", metavar="FILE", help="one JSON object per image and line, instead of text; or in FILE")
     add("--csv", metavar="FILE", help="also a table, one row per image; - is stdout")
     add("--sheet", metavar="FILE.png", help="also a contact sheet: images, their classes and names")
@@ -178,7 +179,10 @@ def _open_split(flags: argparse.Namespace, trained: TrainedNetwork) -> Dataset:
     from inception_jax.training import data_setup
 
     split = flags.split or trained.config.data.eval_split
-    (source,) = data_setup.load_splits(trained.config, split, data=flags.data, labelled=False)
+    other = command_line.other_data(flags)
+    (source,) = data_setup.load_splits(trained.config, split, other=other, labelled=False)
+    for line in source.account:
+        command_line.report(line)
     return source
 
 
@@ -215,6 +219,9 @@ def _check_threshold(threshold: float | None, trained: TrainedNetwork) -> float 
 
 def _check(flags: argparse.Namespace) -> None:
     """Raises UserError unless the flags name exactly one network, and either files or a data set."""
+    if flags.data == "":
+        raise UserError("--data: empty; name a data set, or leave the flag out")
+    command_line.other_data(flags)
     if (flags.data is not None or flags.split is not None) and (flags.images or flags.files):
         given = "--split" if flags.data is None else "--data"
         raise UserError(f"{given}: not allowed with image files; name a data set or files")

@@ -106,6 +106,9 @@ def _arguments() -> ArgumentParser:
     )
     arguments.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     command_line.add_max_pixels(arguments, "178,956,970")
+    arguments.add_argument(
+        "--image_key", metavar="NAME", help="of dataset:NAME#SPLIT: its column or feature of the images"
+    )
     return arguments
 
 
@@ -123,7 +126,10 @@ def _run(arguments: ArgumentParser, flags: argparse.Namespace, metrics: tuple[st
         bootstrap=flags.bootstrap or 0,
         batch_size=flags.batch_size,
     )
-    sets = [image_sets.open_set(name, flags.max_pixels or images.MAX_PIXELS) for name in flags.sets]
+    if not any(name.startswith(image_sets.DATASET) for name in flags.sets):
+        arguments.refuse({"image_key"}, f"only with {image_sets.DATASET}NAME#SPLIT")
+    limit = flags.max_pixels or images.MAX_PIXELS
+    sets = [image_sets.open_set(name, limit, flags.image_key) for name in flags.sets]
     roles = ("fake",) if len(sets) == 1 else ("real", "fake")
     network = None
     if any(generative_metrics.missing_outputs(*pair, metrics, options)[0] for pair in zip(sets, roles, strict=True)):

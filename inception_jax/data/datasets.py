@@ -26,7 +26,7 @@ from inception_jax.data import (
     webdatasets,
 )
 from inception_jax.data.example_records import FORMATS, FileInstruction
-from inception_jax.data.label_sets import COLUMNS, NEEDED, NO_LABELS, LabelSets
+from inception_jax.data.label_sets import COLUMNS, KINDS, NEEDED, NO_LABELS, LabelSets
 from inception_jax.data.names import printable
 from inception_jax.data.records import (
     ConcatenatedRecords,
@@ -38,7 +38,7 @@ from inception_jax.data.records import (
     SyntheticRecords,
     read_labels,
 )
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of, nearest
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -189,6 +189,8 @@ def load_splits(
     Raises:
       UserError: as `load`.
     """
+    if labels not in (*KINDS, NO_LABELS):
+        raise UserError(f"labels = {labels!r}: {must_be_one_of(labels, (*KINDS, NO_LABELS))}")
     labelled = labels != NO_LABELS
     if not labelled:
         class_names = label_key = None
@@ -230,6 +232,10 @@ def _open_splits(
       several: whether examples have any number of labels.
       labelled: whether labels are read.
     """
+    kind, _, rest = name.partition(":")
+    if name not in _ADDED and kind in ("folder", "list", "webdataset") and not rest.strip():
+        what = prepared_sets.KINDS_WITH_PATH[kind][0]
+        raise UserError(f"data set {name!r}: {kind}:{what} is needed; is a variable of the shell unset?")
     if name not in _ADDED and name.startswith(("list:", "webdataset:")) and label_key == COLUMNS and not several:
         what = "column" if name.startswith("list:") else "field"
         raise UserError(
@@ -252,10 +258,7 @@ def _open_splits(
         )
         return [_from_folder(printable(name), split, listed, labelled, tables) for split in splits]
     keys = prepared_features.Keys(image_key, label_key)
-    kind, _, rest = name.partition(":")
     if kind == "folder" and name not in _ADDED:
-        if not rest.strip():
-            raise UserError(f"data set {name!r}: folder:PATH is needed; is a variable of the shell unset?")
         if storage.is_remote(rest):
             keys.refuse(name)
             _refuse_several(name, several)
@@ -298,7 +301,7 @@ def _load(
     if name in _ADDED or name == "digits" or kind == "synthetic":
         keys.refuse(name)
     if name in _ADDED:
-        return _added(name, split, several)
+        return _added(name, split, several, labelled)
     if name == "digits" or kind == "synthetic":
         _refuse_several(name, several)
     if name == "digits":
@@ -331,9 +334,9 @@ def _from_folder(
     all_splits = [*found.splits, *found.not_read]
     others = [s for s in all_splits if s not in (split_names.training(all_splits), *problems)]
     hint = f"; another split: --config.data.eval_split={others[0]}" if others else _HOLD_OUT if can_hold_out else ""
-    problems |= {s: problems[s] + hint for s in unlabelled}
     if not labelled:
         hint = ""  # of training
+    problems |= {s: problems[s] + hint for s in unlabelled}
     unknown = folder_account.misnamed_splits(found) or hint
     dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems, unknown)
     meant = folders.single_class_hint(found) if len(found.class_names) == 1 and name.startswith("folder:") else ""
@@ -345,7 +348,7 @@ def add(name: str, splits: Callable[[], Mapping[str, Any]], class_names: list[st
     _ADDED[name] = splits, class_names
 
 
-def _added(name: str, split: str, several: bool) -> Dataset:
+def _added(name: str, split: str, several: bool, labelled: bool) -> Dataset:
     load_data, class_names = _ADDED[name]
     try:
         splits = dict(load_data())
@@ -353,19 +356,21 @@ def _added(name: str, split: str, several: bool) -> Dataset:
         raise
     except Exception as error:  # whatever a user's function raises
         raise UserError(f"data set {name!r}: {type(error).__name__}: {error}") from error
-    sources = {key: _own_source(f"{name} [{key}]", data, len(class_names), several) for key, data in splits.items()}
+    sources = {
+        key: _own_source(f"{name} [{key}]", data, len(class_names), several, labelled) for key, data in splits.items()
+    }
     return _not_empty(_from_splits(name, split, class_names, sources))
 
 
-def _own_source(name: str, data: Any, num_classes: int, several: bool) -> RecordSource:
+def _own_source(name: str, data: Any, num_classes: int, several: bool, labelled: bool) -> RecordSource:
     """The source of a split that was added, from arrays or from an object with a length and items; checks both."""
     if not isinstance(data, tuple):
         if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
             raise UserError(f"{name}: {type(data).__name__}; (images, labels), or an object with a length and items")
-        return OwnRecords(name, data, num_classes if several else None)
+        return OwnRecords(name, data, num_classes if several else None, labelled)
     if len(data) != 2:
         raise UserError(f"{name}: a tuple of {len(data)}; (images, labels) is needed")
-    images, labels = (np.asarray(array) for array in data)
+    images, labels = (np.asarray(array) for array in (data if labelled else (data[0], np.full(len(data[0]), -1))))
     if images.ndim == 3:
         images = np.repeat(images[..., None], 3, axis=-1)
     if images.dtype != np.uint8 or images.ndim != 4 or not images.shape[3]:
@@ -373,6 +378,8 @@ def _own_source(name: str, data: Any, num_classes: int, several: bool) -> Record
             f"{name}: images {images.dtype}{list(images.shape)}; uint8 [n, height, width, channels], or [n, height, "
             "width] of grey ones, is needed"
         )
+    if not labelled:
+        return MemoryRecords(images, labels)
     if several:
         return MemoryRecords(images, _own_label_sets(name, labels, (len(images), num_classes)))
     if labels.ndim == 2 and labels.shape == (len(images), num_classes):

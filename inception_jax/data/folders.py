@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.data import folder_index, split_names, storage
+from inception_jax.data import folder_index, image_files, split_names, storage
 from inception_jax.data.class_files import read_class_file
 from inception_jax.data.folder_files import LeftOut, SplitFiles, is_hidden
 from inception_jax.data.folder_index import FolderFiles
@@ -31,6 +31,7 @@ class FolderSplit:
       sizes: int64 [n], bytes of each file.
       problem: why the split cannot be used, or "".
       unlabelled: whether it has images, but no class folders.
+      loose: images in no class folder, which are left out.
     """
 
     folder: str
@@ -39,6 +40,7 @@ class FolderSplit:
     sizes: np.ndarray
     problem: str
     unlabelled: bool
+    loose: int = 0
 
     def path(self, index: int) -> str:
         """The path of an image."""
@@ -79,12 +81,11 @@ def scan(root: str | os.PathLike, classes_file: str | None = None, *, labelled: 
       root: folder with split folders of class folders, or with class folders (then all images are "train"); or the
         address of one, whose objects are listed at every call.
       classes_file: see `class_files.read_class_file`; None: the class folders in alphabetical order.
-      labelled: whether the classes matter; False: a split may have other class folders than training or none, but
-        images (on this machine: of no address).
+      labelled: whether labels are read; False: see `_scan_images` (at an address a split needs class folders then, too,
+        but may have others than training).
 
     Returns:
-      The class names and the splits, each in `hash_order`; images without class folders are in the order of their
-      names.
+      The class names and the splits, each in `hash_order`.
 
     Raises:
       UserError: no folder, no class folders, names that leave open whether a folder is a split or a class, or a wrong
@@ -96,31 +97,54 @@ def scan(root: str | os.PathLike, classes_file: str | None = None, *, labelled: 
         reason = "a file, not a folder" if os.path.exists(root) else f"no such folder{nearest_entry(root)}"
         raise UserError(f"{printable(root)}: {reason}")
     chosen = read_class_file(classes_file) if classes_file else None
+    if not labelled and not is_remote:
+        return _scan_images(root)
     as_classes = bool(chosen) and any(name.lower() in KIND for name in chosen or ())
     files = None if as_classes or is_remote else folder_index.read(root)
     if files is None:
         files = _list_files(StoredFolderWalker(root) if is_remote else FolderWalker(root), as_classes)
         if not as_classes and not is_remote:
             folder_index.write(root, files)
-    found = _with_class_names(root, files, chosen, str(classes_file))
-    if labelled or is_remote:
-        return found
-    splits = {split.name: _without_labels(found.splits[split.name], split) for split in files.splits}
-    return dataclasses.replace(found, splits=splits)
+    return _with_class_names(root, files, chosen, str(classes_file), labelled)
 
 
-def _without_labels(split: FolderSplit, files: SplitFiles) -> FolderSplit:
-    """A split of which only the images are read: without class folders those in its folder, by their names."""
-    if files.classes or not files.loose:
-        return dataclasses.replace(split, problem=files.problem)
-    walker = FolderWalker(split.folder)
-    names = sorted(entry.name for entry in walker.images(walker.read("")))
+def _scan_images(root: str) -> FolderScan:
+    """The images of the folders that have names of splits, or else of the whole folder, whatever their classes are.
+
+    A split of class folders is as `scan` gives it with labels. Any other, with images in no class folder or with faults
+    that are of labels, has all images of its folder, in the order of `image_files.find`.
+    """
+    splits = {}
     try:
-        sizes = [os.stat(os.path.join(split.folder, name)).st_size for name in names]
+        scanned = scan(root)
+    except UserError:
+        top = FolderWalker(root).read("")
+        names = [name for name in sorted([*top.folders, *top.links]) if name.lower() in KIND]
+        folders = {split: os.path.join(root, folder) for split, folder in _name_splits(root, names).items()}
+        left_out, notes = LeftOut(), list[str]()
+        splits = {split: _walk(folder) for split, folder in (folders or {"train": root}).items()}
+    else:
+        left_out, notes = scanned.left_out, list[str]()
+        for name, split in scanned.splits.items():
+            splits[name] = _walk(split.folder) if split.problem or split.loose else split
+    return FolderScan(root, [], splits, left_out, notes)
+
+
+def _walk(folder: str) -> FolderSplit:
+    """All images of a folder, without labels."""
+    problem, paths, sizes = "", [], []
+    try:
+        for found in image_files.find([folder]):
+            if isinstance(found, image_files.Unreadable):
+                raise UserError(f"{printable(found.path)}: {found.reason}")
+            paths.append(found)
+        sizes = [os.stat(path).st_size for path in paths]
+    except UserError as error:
+        problem = str(error)
     except OSError as error:
-        raise UserError(f"{printable(str(error.filename))}: {error.strerror or error}") from None
-    labels = np.full(len(names), -1, np.int32)
-    return FolderSplit(split.folder, PackedNames.pack(names), labels, np.array(sizes, np.int64), "", True)
+        problem = f"{printable(str(error.filename))}: {error.strerror or error}"
+    keys = PackedNames.pack([] if problem else [os.path.relpath(path, folder) for path in paths])
+    return FolderSplit(folder, keys, np.full(len(keys), -1, np.int32), np.array(sizes, np.int64), problem, True)
 
 
 def _list_files(walker: FolderWalker, as_classes: bool) -> FolderFiles:
@@ -193,7 +217,9 @@ def _name_splits(root: str, folders: Sequence[str]) -> dict[str, str]:
     return splits
 
 
-def _with_class_names(root: str, files: FolderFiles, chosen: dict[str, str] | None, classes_file: str) -> FolderScan:
+def _with_class_names(
+    root: str, files: FolderFiles, chosen: dict[str, str] | None, classes_file: str, labelled: bool
+) -> FolderScan:
     """Numbers the classes, and finds out which splits can be used."""
     found = {split.name: split for split in files.splits}
     train = found.get("train")
@@ -208,7 +234,9 @@ def _with_class_names(root: str, files: FolderFiles, chosen: dict[str, str] | No
     labels = {name: label for label, name in enumerate(folders)}
     splits = {}
     for name, split in found.items():
-        problem = split.problem or _problem(root, split, labels, reference)
+        problem = split.problem
+        if labelled or not split.classes:
+            problem = problem or _problem(root, split, labels, reference)
         numbers = np.array([labels.get(folder, -1) for folder in split.classes] or [-1], np.int32)
         splits[name] = FolderSplit(
             os.path.join(root, split.folder) if split.folder else root,
@@ -217,6 +245,7 @@ def _with_class_names(root: str, files: FolderFiles, chosen: dict[str, str] | No
             split.sizes,
             problem,
             not split.classes,
+            split.loose,
         )
     notes = [note for split in files.splits for note in split.notes]
     notes += [

@@ -17,6 +17,8 @@ stopped; with --import, TFDS begins anew.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import re
 import shlex
@@ -27,7 +29,7 @@ from typing import Any
 
 from inception_jax import standard_streams
 from inception_jax.data.label_sets import KINDS
-from inception_jax.data.prepared_sets import default_data_dir
+from inception_jax.data.prepared_sets import KINDS_WITH_PATH, default_data_dir
 from inception_jax.errors import ArgumentParser, UserError, nearest
 from inception_jax.ranges import MAX_IMAGE_PIXELS, MAX_SIDE, Range
 
@@ -35,6 +37,7 @@ RAW = "raw"
 """The value of `--quality` without compression."""
 NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder", "huggingface", "convert")
 _NAMED = ("folder", "huggingface")
+_EMBEDDED = ("digits", "synthetic")  # names of data sets that are read from no folder
 _OF_HUGGINGFACE = ("image_key", "label_key", "labels")
 # The options that `convert` has no use for.
 _NOT_OF_CONVERT = ("source", "class_names", "check", "max_pixels", "threads", "resize", "quality", *_OF_HUGGINGFACE)
@@ -182,6 +185,8 @@ def prepare(options: argparse.Namespace) -> None:
             raise UserError(
                 f"{options.data_set}: --source=FOLDER and --name=NAME are needed; a name consists of a-z, 0-9 and _"
             )
+        if options.name in (*_EMBEDDED, *KINDS_WITH_PATH):
+            raise UserError(f"--name={options.name}: means another data set in a config; choose another name")
         fields |= {"name": options.name, "source": options.source, "class_names": options.class_names}
         if options.data_set == "folder":
             builder = builders.ImageFolder(**fields)
@@ -194,7 +199,7 @@ def prepare(options: argparse.Namespace) -> None:
             "imagenet2012": imagenet2012.Imagenet2012,
         }[options.data_set]
         builder = kind(source=options.source, **fields)
-    shards.write(
+    folder = shards.write(
         builder,
         full_check=options.check != "counts",
         max_pixels=options.max_pixels or MAX_PIXELS,
@@ -203,12 +208,21 @@ def prepare(options: argparse.Namespace) -> None:
     )
     # A smaller copy is beside the original, whose name goes on to mean the original.
     name = builder.name if options.resize is None else f"{builder.name}/{builder.builder_config.name}"
-    _say_next(name, options.data_dir, options.labels)
+    _say_next(folder, name, options.data_dir, options.labels)
 
 
-def _say_next(name: str, data_dir: str | None, labels: str | None = None) -> None:
-    """Prints how a run names the data set that was prepared."""
+def _say_next(folder: Path, name: str, data_dir: str | None, labels: str | None = None) -> None:
+    """Prints how a run names the data set that was prepared, and its splits where "test" is none of them."""
     fields = {"name": name, "data_dir": data_dir, "labels": labels}
+    if name in _EMBEDDED:
+        fields |= {"name": f"folder:{folder}", "data_dir": None}
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # a set of TFDS's own builders
+        splits = [split["name"] for split in json.loads((folder / "dataset_info.json").read_text())["splits"]]
+        others = [split for split in splits if split != "train"]
+        if "train" in splits and not others:
+            fields |= {"train_split": "train[:90%]", "eval_split": "train[90%:]"}
+        elif others and "test" not in others:
+            fields["eval_split"] = others[0]
     flags = [f"--config.data.{field}={shlex.quote(value)}" for field, value in fields.items() if value is not None]
     print(f"next: python -m inception_jax.train --config=RECIPE {' '.join(flags)}", file=sys.stderr)
 
@@ -235,7 +249,7 @@ def _prepare_own(options: argparse.Namespace) -> None:
     folder, was_there = own_builders.prepare(options.data_set, options.module, default_data_dir(options.data_dir))
     again = "already prepared; remove this folder to prepare it again"
     print(f"{folder}: {again if was_there else 'prepared'}", file=sys.stderr)
-    _say_next(options.data_set, options.data_dir)
+    _say_next(Path(folder), options.data_set, options.data_dir)
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -247,8 +261,9 @@ def _convert(options: argparse.Namespace) -> None:
     from inception_jax.data import conversion  # TFDS: after the arguments are checked
 
     output = Path(options.output).expanduser()
-    conversion.convert(options.prepared, default_data_dir(options.data_dir), output, num_shards=options.num_shards)
-    _say_next(options.prepared, options.output)
+    source = default_data_dir(options.data_dir)
+    folder = conversion.convert(options.prepared, source, output, num_shards=options.num_shards)
+    _say_next(folder, options.prepared, options.output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

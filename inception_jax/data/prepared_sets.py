@@ -30,7 +30,7 @@ _OTHER_NAMES = {
     "fashion_mnist": ("fashionmnist", "fmnist"),
 }
 # The kinds of data sets that are named with a path: what stands for it, and what people call them.
-_KINDS = {
+KINDS_WITH_PATH = {
     "folder": ("PATH", ("imagefolder", "images", "dir", "path")),
     "list": ("FILE", ("csv", "tsv", "parquet")),
     "webdataset": ("PATTERN", ("wds", "tar", "tars")),
@@ -61,6 +61,8 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
     """
     from tensorflow_datasets.core import naming, read_only_builder, registered
 
+    if not name.strip():
+        raise UserError("data set '': no name; is a variable of the shell unset?")
     _refuse_other_kind(name)
     try:
         base = naming.parse_builder_name_kwargs(name)[0].name
@@ -155,19 +157,22 @@ def _refuse_path(name: str) -> None:
 
 
 def _kinds() -> list[str]:
-    return [f"{kind}:{what}" for kind, (what, _) in _KINDS.items()]
+    return [f"{kind}:{what}" for kind, (what, _) in KINDS_WITH_PATH.items()]
 
 
 def _refuse_other_kind(name: str) -> None:
     """Raises `UserError` for KIND:PATH of an unknown kind; what TFDS has after a colon is a version, such as 1.2.3."""
-    kind, _, path = name.partition(":")
-    if not path or re.fullmatch(r"[\d*]+(\.[\d*]+)*", path):
+    kind, colon, path = name.partition(":")
+    if not colon or re.fullmatch(r"[\d*]+(\.[\d*]+)*|experimental_latest", path):
         return
     if storage.is_remote(name):
-        raise UserError(f"data set {name!r}: an address; class folders are named with their kind: folder:{name}")
+        own = "the copy on this machine: huggingface:PATH" if kind == "hf" else f"their kind: folder:{name}"
+        what = "a data set of Hugging Face's hub is read from" if kind == "hf" else "class folders are named with"
+        raise UserError(f"data set {name!r}: an address; {what} {own}")
     plain = kind.lower().replace("-", "").replace("_", "").replace(" ", "")
-    meant = next((own for own, (_, others) in _KINDS.items() if plain in (own, *others)), None)
-    near = f"; did you mean {f'{meant}:{path}'!r}?" if meant else nearest(plain, _KINDS)
+    meant = next((own for own, (_, others) in KINDS_WITH_PATH.items() if plain in (own, *others)), None)
+    near = f"; did you mean {f'{meant}:{path}'!r}?" if meant else nearest(plain, KINDS_WITH_PATH, 0.7)
+    near = near or "; after a colon stands a version, such as 1.2.3; a split is config.data.eval_split"
     raise UserError(f"data set {name!r}: unknown kind {kind!r}{near}; kinds: {', '.join(_kinds())}, synthetic:CLASSES")
 
 

@@ -17,7 +17,7 @@ import hashlib
 import operator
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,6 +72,18 @@ def label_counts(source: RecordSource, num_classes: int) -> list[int] | None:
     if labels is None:
         return None
     return count_labels(labels, num_classes).tolist()
+
+
+def files_of(source: RecordSource) -> Iterator[str]:
+    """The paths of the files on this machine that the records of a source lie in."""
+    if isinstance(source, ConcatenatedRecords):
+        for part in source.parts:
+            yield from files_of(part.source)
+    elif isinstance(source, FileRecords):
+        if not storage.is_remote(source.folder):
+            yield from map(source.path, range(len(source)))
+    else:
+        yield from getattr(getattr(source, "tables", source), "files", ())
 
 
 def file_name(source: RecordSource, index: int) -> str:
@@ -164,11 +176,13 @@ class OwnRecords:
       name: of the data set and split.
       items: item i is (image, label), or a dict of both under these names.
       label_columns: classes of labels of 0 and 1, where items have several; None: one class number each.
+      labelled: whether labels are read; False: an item may also be the image alone, or have none or any label.
     """
 
     name: str
     items: Any
     label_columns: int | None = None
+    labelled: bool = True
     in_memory = False
 
     def __len__(self) -> int:
@@ -177,8 +191,13 @@ class OwnRecords:
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int | np.ndarray]:
         try:
             item = self.items[index]
-            image, label = (item["image"], item["label"]) if isinstance(item, Mapping) else item
-            label = operator.index(label) if self.label_columns is None else check_row(label, self.label_columns)
+            if self.labelled:
+                image, label = (item["image"], item["label"]) if isinstance(item, Mapping) else item
+                label = operator.index(label) if self.label_columns is None else check_row(label, self.label_columns)
+            else:
+                if isinstance(item, Mapping):
+                    item = item["image"]
+                image, label = item[0] if isinstance(item, tuple | list) else item, -1
             if not isinstance(image, bytes):
                 image = np.asarray(image.convert("RGB") if getattr(image, "mode", "") in _CONVERTED else image)
                 image = image[..., None] if image.ndim == 2 else image

@@ -129,10 +129,15 @@ def _open_together(entry: str, table: TableRequest) -> _Opened:
     return opened
 
 
+def is_weights(entry: str) -> bool:
+    """Whether an entry is weights, and no run."""
+    return not (remote_workdir.is_remote(entry) or Path(entry).is_dir())
+
+
 def _open(entry: str, table: TableRequest) -> _Opened:
     try:
         source: Path | NamedWeights
-        if remote_workdir.is_remote(entry) or Path(entry).is_dir():
+        if not is_weights(entry):
             source = remote_workdir.local_copy(entry)
             recipe = trained_network.load_config(source, "")
         else:

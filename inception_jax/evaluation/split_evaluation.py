@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -91,7 +92,8 @@ def evaluate_run(
     data, evaluation, changes, result = _evaluate(trained, source, request)
     name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
     if checkpoint is None and trained_network.load_config(workdir).data.name != recipe.data.name:
-        name += "_" + re.sub(r"[^A-Za-z0-9.-]+", "_", recipe.data.name)[-_MOST_LETTERS:]
+        digest = hashlib.sha256(recipe.data.name.encode(errors="surrogateescape")).hexdigest()[:8]
+        name += "_" + re.sub(r"[^A-Za-z0-9.-]+", "_", recipe.data.name)[-_MOST_LETTERS:] + "_" + digest
     name += f"_{data.image_size}px" if data.image_size != trained.input.image_size else ""
     images = recipe.evaluation.batch_norm_images
     name += f"_batch_norm_{images}" if images else ""
@@ -179,7 +181,7 @@ def _evaluate(
 
 
 _FILES = ("exclude", "labels")
-_MOST_LETTERS = 80  # of another data set's name in the name of a folder
+_MOST_LETTERS = 60  # of another data set's name in the name of a folder
 
 
 def _count_parameters(trained: TrainedNetwork) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inception_jax.data import datasets, image_files, images
+from inception_jax.data import datasets, image_files, images, records
 from inception_jax.data.label_sets import NO_LABELS
 from inception_jax.data.names import one_line, printable
 from inception_jax.errors import UserError
@@ -55,7 +56,7 @@ class ImageSet:
     network: str | None = None
 
 
-def open_set(name: str, max_pixels: int = images.MAX_PIXELS) -> ImageSet:
+def open_set(name: str, max_pixels: int = images.MAX_PIXELS, image_key: str | None = None) -> ImageSet:
     """Opens a set of images.
 
     Args:
@@ -63,12 +64,13 @@ def open_set(name: str, max_pixels: int = images.MAX_PIXELS) -> ImageSet:
         [n, height, width, 3] (ADM's batches: `arr_0`), features [n, C] (of `extract`, or clean-fid's `feats`), or
         statistics `mu` and `sigma` (pytorch-fid's, TTUR's, clean-fid's; with `mu_s` and `sigma_s`: ADM's).
       max_pixels: the largest image file that is decoded, height times width.
+      image_key: of a data set: as `config.data.image_key`.
 
     Raises:
       UserError: there is no such thing, or a file holds none of these.
     """
     if name.startswith(DATASET):
-        return _open_dataset(name, max_pixels)
+        return _open_dataset(name, max_pixels, image_key)
     if name.endswith(".npz"):
         return _open_npz(name)
     if name.endswith(".npy"):
@@ -110,11 +112,16 @@ def _of_array(name: str, array: np.ndarray, file: str) -> ImageSet:
     )
 
 
-def _open_dataset(name: str, max_pixels: int) -> ImageSet:
+def _open_dataset(name: str, max_pixels: int, image_key: str | None) -> ImageSet:
     dataset, separator, split = name.removeprefix(DATASET).rpartition("#")
     if not (separator and dataset and split):
         raise UserError(f"{name}: dataset:NAME#SPLIT is needed, such as dataset:digits#test")
-    data = datasets.load(dataset, split, labels=NO_LABELS)
+    try:
+        data = datasets.load(dataset, split, image_key=image_key, labels=NO_LABELS)
+    except UserError as error:
+        raise UserError(str(error).replace("--config.data.image_key", "--image_key")) from None
+    for line in data.account:
+        print(line, file=sys.stderr)
 
     def read(position: int) -> np.ndarray:
         image, _ = data.record(position)
@@ -122,7 +129,8 @@ def _open_dataset(name: str, max_pixels: int) -> ImageSet:
             return image
         return images.decode(image, lambda: data.record_name(position), max_pixels)
 
-    return ImageSet(name, data.num_examples, read, identity=_digest(name, data.source.digest()))
+    stamps = map(_file_identity, records.files_of(data.source))  # the digest knows names and sizes, not contents
+    return ImageSet(name, data.num_examples, read, identity=_digest(name, data.source.digest(), *stamps))
 
 
 def _open_npz(name: str) -> ImageSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from inception_jax.config import Config, ConfigError
 from inception_jax.data import datasets, eval_protocols
 from inception_jax.data.label_sets import NO_LABELS
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
+from inception_jax.errors import UserError
 from inception_jax.runs import data_record
 from inception_jax.training import augmentation_setup, crop_averaging, host_devices, memory_check
 from inception_jax.training.network_setup import NetworkInput
@@ -38,42 +40,58 @@ class RunData:
 
 
 def load_splits(
-    config: Config | ConfigDict, *splits: str, data: str | None = None, labelled: bool = True
+    config: Config | ConfigDict, *splits: str, other: OtherData | None = None, labelled: bool = True
 ) -> list[datasets.Dataset]:
     """Opens splits of the config's data set, or of another one.
 
     Args:
       config: its section `data` is read.
       *splits: as in `datasets.load`.
-      data: name of another data set; see `has_fields_of` for the fields that hold for it.
+      other: another data set; `data.data_dir` and `data.labels` hold for it, too.
       labelled: whether the labels are read; False: they need not be there.
 
     Raises:
       UserError: as `datasets.load`.
     """
     fields = config.data
-    if data is not None and not has_fields_of(fields.name, data):
-        return datasets.load_splits(data, splits, fields.data_dir, labels="single" if labelled else NO_LABELS)
     labels = fields.labels if labelled else NO_LABELS
-    return datasets.load_splits(
-        data or fields.name, splits, fields.data_dir, fields.class_names, fields.image_key, fields.label_key, labels
-    )
+    if other is None:
+        return datasets.load_splits(
+            fields.name, splits, fields.data_dir, fields.class_names, fields.image_key, fields.label_key, labels
+        )
+    try:
+        return datasets.load_splits(
+            other.name, splits, fields.data_dir, other.class_names, other.image_key, other.label_key, labels
+        )
+    except UserError as error:
+        raise UserError(other.name_flags(str(error))) from None
 
 
-def has_fields_of(own: str, other: str) -> bool:
-    """Whether the fields of one data set (`class_names`, `image_key`, `label_key`, `labels`) hold for another, too.
+@dataclasses.dataclass(frozen=True)
+class OtherData:
+    """A data set that flags of a command name, and not a config.
 
-    They do where both have the same name, or are of the same kind that is named with a path, such as `folder:PATH`.
+    Attributes:
+      name: as `config.data.name`.
+      class_names: as `config.data.class_names`.
+      image_key: as `config.data.image_key`.
+      label_key: as `config.data.label_key`.
     """
-    kinds = [name.partition(":")[0] for name in (own, other)]
-    return own == other or (kinds[0] == kinds[1] and ":" in own and ":" in other)
 
+    name: str
+    class_names: str | None = None
+    image_key: str | None = None
+    label_key: str | None = None
 
-def name_other_data(config: ConfigDict, name: str) -> None:
-    """Makes another data set that of a config; of the fields that are not for it only `labels` stays."""
-    if not has_fields_of(config.data.name, name):
-        config.data.class_names = config.data.image_key = config.data.label_key = None
-    config.data.name = name
+    def set_in(self, config: ConfigDict) -> None:
+        """Makes it the data set of a config."""
+        for field in dataclasses.fields(self):
+            config.data[field.name] = getattr(self, field.name)
+
+    @staticmethod
+    def name_flags(message: str) -> str:
+        """A message with the names of flags instead of those of fields."""
+        return re.sub(r"(--config\.|config\.|)data\.(class_names|image_key|label_key)\b", r"--\2", message)
 
 
 def build_train_data(

@@ -95,22 +95,66 @@ def test_lists(tmp_path):
         images_of(f"list:{tmp_path}/i.parquet", "train")
 
 
-def test_folders(image_folder, encoded_image):
-    (image_folder / "test" / "gnu").mkdir()
-    (image_folder / "test" / "gnu" / "x.png").write_bytes(b"x")
-    (image_folder / "val").mkdir()
-    for name in ("10.png", "9.JPG", "b.txt", ".hidden.png"):
-        (image_folder / "val" / name).write_bytes(name.encode())
-    assert len(images_of(f"folder:{image_folder}")) == 8  # a class that training does not have is none here
+def fill(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+def test_folders(image_folder):
+    expected = [load(f"folder:{image_folder}", "test").record(index)[0] for index in range(7)]
+    assert images_of(f"folder:{image_folder}") == expected  # in the order that they have with labels
+    fill(image_folder / "val", "10.png", "9.JPG", "b.txt", ".hidden.png")
     for split in ("val", "validation"):
         assert images_of(f"folder:{image_folder}", split) == [b"10.png", b"9.JPG"]
     assert images_of(f"folder:{image_folder}", "val[1:]") == [b"9.JPG"]
     with pytest.raises(UserError, match=r"val: 2 images without class folders: they have no labels"):
         load(f"folder:{image_folder}", "val")
-    (image_folder / "val" / "10.png").unlink()
-    (image_folder / "val" / "10.png").symlink_to("absent")
-    with pytest.raises(UserError, match=r"val/10.png: No such file"):
+    (image_folder / "val" / "11.png").symlink_to("absent")
+    with pytest.raises(UserError, match=r"val/11.png: No such file"):
         images_of(f"folder:{image_folder}", "val")
+    assert len(images_of(f"folder:{image_folder}", "train+test")) == 21  # the fault is of the other split
+
+
+@pytest.mark.parametrize(
+    ("given", "split", "expected"),
+    [
+        (["test/a/1.png", "test/z/2.png"], "test", ["a/1.png", "z/2.png"]),  # a class that training does not have
+        (["test/1.png", "test/a/b/2.png", "test/0.png"], "test", ["0.png", "1.png", "a/b/2.png"]),  # none is left out
+        (["test/1.png", "test/empty/note.txt"], "test", ["1.png"]),
+        (["val/1.png"], "test", None),
+    ],
+)
+def test_folders_beside_training_ones(tmp_path, given, split, expected):
+    fill(tmp_path, "train/a/0.png", "train/b/0.png")
+    for name in given:
+        fill(tmp_path / name.split("/")[0], name.split("/", 1)[1])
+    if expected is None:
+        with pytest.raises(UserError, match=r"unknown split 'test' of [^;]*; splits: [^;]*$"):
+            images_of(f"folder:{tmp_path}", split)
+    else:
+        assert sorted(images_of(f"folder:{tmp_path}", split)) == [name.encode() for name in expected]
+
+
+def test_folders_of_images_alone(tmp_path):
+    fill(tmp_path / "flat", "2.png", "1.png")
+    assert images_of(f"folder:{tmp_path}/flat", "train") == [b"1.png", b"2.png"]
+    fill(tmp_path / "splits" / "test", "1.png")
+    fill(tmp_path / "splits" / "train", "0.png")
+    assert images_of(f"folder:{tmp_path}/splits") == [b"1.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no image in this folder"):
+        images_of(f"folder:{tmp_path}/empty", "train")
+    with pytest.raises(UserError, match=r"absent: no such folder"):
+        images_of(f"folder:{tmp_path}/absent", "train")
+
+
+def test_one_image_of_two_classes(tmp_path):
+    fill(tmp_path / "train", "a/0.png", "b/1.png")
+    (tmp_path / "train" / "b" / "2.png").symlink_to(tmp_path / "train" / "a" / "0.png")
+    with pytest.raises(UserError, match="another class"):
+        load(f"folder:{tmp_path}", "train")
+    assert images_of(f"folder:{tmp_path}", "train") == [b"a/0.png", b"b/1.png"]
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "parquet"])
@@ -125,10 +169,34 @@ def test_prepared_sets(file_format):
 
 def test_embedded_and_registered_sets():
     assert len(images_of("digits", "test[:7]")) == 7 and len(images_of("synthetic:10:8", "test[:2]")) == 2
+    with pytest.raises(UserError, match=r"labels = 'None': it must be one of 'single', 'multi', 'none'"):
+        load("digits", "test", labels="None")
+
+
+class Items:
+    def __init__(self, *items):
+        self._items = items
+
+    def __len__(self):
+        return len(self._items)
+
+    def __getitem__(self, index):
+        return self._items[index]
+
+
+def test_registered_sets():
     images = np.arange(2 * 12, dtype=np.uint8).reshape(2, 2, 2, 3)
-    splits = {"test": (images, np.array([1, 0]))}
+    first = images[0]
+    splits = {
+        "table": (images, np.eye(2)),  # of several labels, beside which others have one
+        "none": (images, None),
+        "wrong": (images, np.array([-1, 7])),
+        "items": Items((first, None), {"image": first}, first, (first, [0, 1]), {"image": first, "label": "a"}),
+    }
     inception_jax.register_dataset("images_only", splits, class_names=["a", "b"])
-    assert (np.stack(images_of("images_only")) == images).all()
+    for split in ("table", "none", "wrong"):
+        assert (np.stack(images_of("images_only", split)) == images).all()
+    assert all((image == first).all() for image in images_of("images_only", "items"))
 
 
 def test_batches_have_no_labels(tmp_path, encoded_image):

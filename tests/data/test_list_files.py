@@ -232,7 +232,7 @@ def test_the_classes_are_those_of_training_however_it_is_spelled(listed, spellin
 
 def test_files_that_are_no_list(tmp_path):
     for name, message in (
-        ("list:", "a list has the suffix"),
+        ("list:", "list:FILE is needed; is a variable of the shell unset"),
         (f"list:{tmp_path}/none.csv", "none.csv: no such file"),
         (f"list:{tmp_path}/list.txt", "list.txt: a list has the suffix .csv, .tsv or .parquet"),
         ("list:gs://bucket/list.csv", "a list is read from a file system"),

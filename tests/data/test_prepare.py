@@ -56,6 +56,28 @@ def test_the_labels_of_a_large_set_are_read_once(tmp_path, run, monkeypatch, cap
     assert (labels("test[:340]") == -1).all() and len([*(tmp_path / "cache").rglob("*.npy")]) == 3
 
 
+def test_the_last_line_names_what_was_prepared(run, image_folder, tmp_path, capsys):
+    def said(*arguments):
+        assert run(*arguments, f"--data_dir={tmp_path}/tf") == 0
+        return (
+            capsys.readouterr().err.splitlines()[-1].removeprefix("next: python -m inception_jax.train --config=RECIPE")
+        )
+
+    where = f" --config.data.data_dir={tmp_path}/tf"
+    assert said("folder", "--name=pets", f"--source={image_folder}") == f" --config.data.name=pets{where}"
+    only = said("folder", "--name=cats", f"--source={image_folder}/train")
+    assert only == f" --config.data.name=cats{where} --config.data.train_split='train[:90%]' " + (
+        "--config.data.eval_split='train[90%:]'"
+    )
+    (image_folder / "test").rename(image_folder / "val")
+    resized = said("folder", "--name=dogs", f"--source={image_folder}", "--resize=8")
+    assert resized == f" --config.data.name=dogs/resize_8_jpeg95{where} --config.data.eval_split=val"
+    assert said("digits") == f" --config.data.name=folder:{tmp_path}/tf/digits/1.0.0"  # digits are the embedded ones
+    for name in ("digits", "synthetic", "folder"):
+        assert run("folder", f"--name={name}", f"--source={image_folder}", f"--data_dir={tmp_path}/tf") == 2
+        assert f"--name={name}: means another data set in a config" in capsys.readouterr().err
+
+
 def test_fashion_mnist_holds_the_original_arrays(small, tmp_path, capsys, run, records):
     folder, arrays = small
     assert run("fashion_mnist", f"--source={folder}", f"--data_dir={tmp_path}", "--num_shards=4") == 0

@@ -5,22 +5,23 @@ In this process: a start of the command, which tests/end_to_end and tests/multih
 
 import csv
 import json
-import re
 import shutil
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from inception_jax import command_line, config, evaluate, extract, load_run, predict
+from inception_jax import command_line, evaluate, extract, load_run, predict
 from inception_jax.data import datasets
 from inception_jax.data.eval_protocols import get_protocol
 from inception_jax.errors import UserError
 from inception_jax.evaluation import results_table, split_evaluation, split_predictions
 from inception_jax.runs import report
-from inception_jax.training import data_setup, preprocess
+from inception_jax.training import preprocess
 
 METRICS = ("loss", "top1", "top5", "count", "balanced_accuracy", "expected_calibration_error")
 
@@ -148,14 +149,48 @@ def test_another_data_set_of_the_same_classes(runs, evaluated, tmp_path):
     found = evaluated(f"--workdir={runs[0]}", other, "--protocol=single", "--json")
     assert {name: found[name] for name in METRICS} == pytest.approx({name: expected[name] for name in METRICS})
     assert found["dataset"] == f"folder:{tmp_path}"
-    folder = f"test_raw_4_single_{re.sub('[^A-Za-z0-9.-]+', '_', f'folder:{tmp_path}')[-80:]}"
-    assert json.loads((runs[0] / "evaluations" / folder / "result.json").read_text())["count"] == 20
+    results = [json.loads(path.read_text()) for path in (runs[0] / "evaluations").glob("*/result.json")]
+    assert {"stripes", f"folder:{tmp_path}"} <= {result["dataset"] for result in results}
     ensemble = f"--ensemble={runs[0]},{runs[1]}"
     losses = [evaluated(ensemble, *flags, "--protocol=single", "--json")["loss"] for flags in ((), (other,))]
     assert losses[1] == pytest.approx(losses[0])
     (tmp_path / "test" / data.class_names[1]).rename(tmp_path / "test" / "zigzag")
     _, err = evaluated(f"--workdir={runs[0]}", other, code=2)
     assert "zigzag" in err and "same classes" in err and "Traceback" not in err
+    names = tmp_path / "names.txt"
+    names.write_text(f"{data.class_names[0]}\nzigzag\t{data.class_names[1]}\n")
+    renamed = evaluated(f"--workdir={runs[0]}", other, f"--class_names={names}", "--protocol=single", "--json")
+    assert renamed["loss"] == pytest.approx(found["loss"])
+    # Names that differ in letters that a file name does not have get folders of their own.
+    for letter in "ÄÖ":
+        shutil.copytree(tmp_path / "test", tmp_path / letter / "test")
+        evaluated(f"--workdir={runs[0]}", f"--data=folder:{tmp_path / letter}", f"--class_names={names}")
+    results = [json.loads(path.read_text()) for path in (runs[0] / "evaluations").glob("*/result.json")]
+    assert {f"folder:{tmp_path / letter}" for letter in "ÄÖ"} < {result["dataset"] for result in results}
+
+
+def test_columns_of_another_data_set_are_named_by_flags(runs, evaluated, tmp_path):
+    expected = evaluated(f"--workdir={runs[0]}", "--json")
+    data = datasets.load("stripes", "test")
+    rows = [data.record(index) for index in range(20)]
+    table = {
+        "picture": [cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image, _ in rows],
+        "mask": [b"x"] * 20,
+        "kind": [data.class_names[label] for _, label in rows],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "test.parquet")
+    other = f"--data=huggingface:{tmp_path}"
+    _, err = evaluated(f"--workdir={runs[0]}", other, code=2)
+    assert "2 columns of images; name one, --image_key=…: 'picture', 'mask'" in err
+    _, err = evaluated(f"--workdir={runs[0]}", other, "--image_key=picture", code=2)
+    assert "name one, --label_key=…" in err
+    flags = (other, "--image_key=picture", "--label_key=kind", "--protocol=single")
+    found = evaluated(f"--workdir={runs[0]}", *flags, "--json")
+    assert found["loss"] == pytest.approx(expected["loss"])
+    _, err = evaluated(f"--workdir={runs[0]}", "--image_key=picture", code=2)
+    assert "--image_key: only with --data=NAME" in err
+    _, err = evaluated("--all", str(runs[0]), "--data=digits", code=2)
+    assert "--data: only for entries that are weights, and all are runs" in err
 
 
 def test_from_python_a_split_is_named(runs, evaluated):
@@ -173,24 +208,6 @@ def test_from_python_a_split_is_named(runs, evaluated):
     found = [one.names[0] for one in network.predict_dataset("test")]
     images = [data.record(index)[0] for index in range(data.num_examples)]
     assert found == [network.class_names[label] for label in network.predict(images, top_k=1)["classes"][:, 0]]
-
-
-@pytest.mark.parametrize(
-    ("own", "other", "holds"),
-    [
-        ("list:a.csv", "list:b.csv", True),
-        ("list:a.csv", "folder:b", False),
-        ("digits", "digits", True),
-        ("voc", "coco/2017", False),
-        ("folder", "folder:b", False),
-    ],
-)
-def test_fields_that_choose_columns_hold_for_data_of_the_same_kind(own, other, holds):
-    recipe = config.default()
-    recipe.data.name, recipe.data.label_key, recipe.data.class_names = own, "species", "names.txt"
-    data_setup.name_other_data(recipe, other)
-    assert recipe.data.name == other
-    assert (recipe.data.label_key, recipe.data.class_names) == (("species", "names.txt") if holds else (None, None))
 
 
 def test_a_table_of_many_runs(runs, evaluated, tmp_path):

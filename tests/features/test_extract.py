@@ -159,6 +159,8 @@ def test_a_data_set_without_labels(trained, by_hand, small_run, tmp_path, capsys
     with pytest.raises(UserError, match=r"no column of labels .*; --no_labels reads the images alone$"):
         extract.main([*named, "--split=test"])
     with pytest.raises(UserError, match=r"unknown split 'other'[^;]*; splits: test \(5\)[^-]*$"):
+        extract.main([*named, "--split=other", "--no_labels"])
+    with pytest.raises(UserError, match=r"no column of labels [^;]*; name one, --label_key=…: 'image'$"):
         extract.main([*named, "--split=other"])
     assert extract.main([*named, "--no_labels", "--split=test[1:]"]) == 0
     views = [images.center_crop(picture, 32, trained.crop) for picture in pictures[1:]]

@@ -1,6 +1,7 @@
 """The files of other tools, as these write them, and damaged ones."""
 
 import json
+import tarfile
 
 import cv2
 import numpy as np
@@ -52,6 +53,33 @@ def test_a_data_set_need_not_have_labels(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "train.parquet")
     found = image_sets.open_set(f"dataset:huggingface:{tmp_path}#train")
     assert found.count == 2 and all((found.read(k) == pictures[k, ..., ::-1]).all() for k in range(2))
+
+
+def test_another_image_of_the_same_size_is_another_set(tmp_path):
+    def identity(name):
+        return image_sets.open_set(f"dataset:{name}#train").identity
+
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    (tmp_path / "a").mkdir()
+    for name in (f"folder:{tmp_path}/a", f"webdataset:{tmp_path}/a.tar"):
+        found = []
+        for value in (0, 200):
+            (tmp_path / "a" / "0.bmp").write_bytes(cv2.imencode(".bmp", pixels + value)[1].tobytes())
+            with tarfile.open(tmp_path / "a.tar", "w") as tar:
+                tar.add(tmp_path / "a" / "0.bmp", "0.bmp")
+            found += [identity(name), identity(name)]
+        assert found[0] == found[1] != found[2] == found[3]
+
+
+def test_the_column_of_the_images(tmp_path, capsys):
+    image = cv2.imencode(".png", np.zeros((4, 5, 3), np.uint8))[1].tobytes()
+    pyarrow.parquet.write_table(pyarrow.table({"a": [image], "b": [image]}), tmp_path / "train.parquet")
+    name = f"dataset:huggingface:{tmp_path}#train"
+    with pytest.raises(UserError, match=r"2 columns of images; name one, --image_key=…: 'a', 'b'"):
+        image_sets.open_set(name)
+    assert image_sets.open_set(name, image_key="b").count == 1
+    with pytest.raises(UserError, match=r"--image_key: only with dataset:NAME#SPLIT"):
+        score.main([str(tmp_path), str(tmp_path), "--image_key=a"])
 
 
 def test_the_same_statistics_have_the_distance_zero(tmp_path, capsys):
