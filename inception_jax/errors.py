@@ -95,6 +95,10 @@ class UserError(Exception):
         """
         super().__init__(shorten_message(str(message)))
 
+    def naming_flags(self, *fields: str) -> str:
+        """The message with flags of these names instead of the fields of `config.data`."""
+        return re.sub(rf"(--config\.|config\.|)data\.({'|'.join(fields)})\b", r"--\2", str(self))
+
 
 class NonFiniteLoss(UserError):
     """The loss or a gradient became NaN or infinite, or the loss exceeded its limit; further steps would be wasted."""

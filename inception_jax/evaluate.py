@@ -232,8 +232,8 @@ def _naming_flags(flags: argparse.Namespace) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if (other := command_line.other_data(flags)) is not None:
-            error.args = (other.name_flags(str(error)),)
+        if flags.data is not None:
+            error.args = (error.naming_flags("class_names", "image_key", "label_key"),)
         raise
 
 

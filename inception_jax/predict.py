@@ -131,7 +131,8 @@ def _arguments() -> ArgumentParser:
     add(
         "--data",
         metavar="NAME",
-        help="instead of files: a data set, as config.data.name; labels are not read; default with --split: the run's",
+        help="instead of files: a data set, as config.data.name; labels are not read; default with --split: the "
+        "run's, or imagenet2012",
     )
     add("--split", help="its split; default: the run's evaluation split")
     command_line.add_data_fields(arguments, "image_key")

@@ -368,9 +368,11 @@ def _own_source(name: str, data: Any, num_classes: int, several: bool, labelled:
         if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
             raise UserError(f"{name}: {type(data).__name__}; (images, labels), or an object with a length and items")
         return OwnRecords(name, data, num_classes if several else None, labelled)
+    if not labelled:
+        data = data[0], np.full(np.shape(data[0])[:1], -1)
     if len(data) != 2:
         raise UserError(f"{name}: a tuple of {len(data)}; (images, labels) is needed")
-    images, labels = (np.asarray(array) for array in (data if labelled else (data[0], np.full(len(data[0]), -1))))
+    images, labels = (np.asarray(array) for array in data)
     if images.ndim == 3:
         images = np.repeat(images[..., None], 3, axis=-1)
     if images.dtype != np.uint8 or images.ndim != 4 or not images.shape[3]:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax import standard_streams
+from inception_jax.data import split_names
 from inception_jax.data.label_sets import KINDS
 from inception_jax.data.prepared_sets import KINDS_WITH_PATH, default_data_dir
 from inception_jax.errors import ArgumentParser, UserError, nearest
@@ -218,13 +219,23 @@ def _say_next(folder: Path, name: str, data_dir: str | None, labels: str | None 
         fields |= {"name": f"folder:{folder}", "data_dir": None}
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # a set of TFDS's own builders
         splits = [split["name"] for split in json.loads((folder / "dataset_info.json").read_text())["splits"]]
-        others = [split for split in splits if split != "train"]
-        if "train" in splits and not others:
-            fields |= {"train_split": "train[:90%]", "eval_split": "train[90%:]"}
-        elif others and "test" not in others:
-            fields["eval_split"] = others[0]
+        fields |= _choose_splits(splits)
     flags = [f"--config.data.{field}={shlex.quote(value)}" for field, value in fields.items() if value is not None]
     print(f"next: python -m inception_jax.train --config=RECIPE {' '.join(flags)}", file=sys.stderr)
+
+
+def _choose_splits(splits: Sequence[str]) -> dict[str, str]:
+    """The fields of the splits that a run trains and evaluates on, where they are not "train" and "test"."""
+    train = split_names.training(splits)
+    kinds = {kind: split for split in reversed(splits) if (kind := split_names.kind_of(split))}
+    kinds |= {split: split for split in splits}
+    if train is None:
+        return {}
+    fields = {} if train == "train" else {"train_split": train}
+    evaluation = kinds.get("test") or kinds.get("validation")
+    if evaluation is None:
+        return {"train_split": f"{train}[:90%]", "eval_split": f"{train}[90%:]"}
+    return fields if evaluation == "test" else fields | {"eval_split": evaluation}
 
 
 def _huggingface_builder(options: argparse.Namespace, fields: dict[str, Any]) -> Any:

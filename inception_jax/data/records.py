@@ -17,7 +17,7 @@ import hashlib
 import operator
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,16 +74,14 @@ def label_counts(source: RecordSource, num_classes: int) -> list[int] | None:
     return count_labels(labels, num_classes).tolist()
 
 
-def files_of(source: RecordSource) -> Iterator[str]:
-    """The paths of the files on this machine that the records of a source lie in."""
+def files_of(source: RecordSource, records: range | None = None) -> set[str]:
+    """The paths of the files on this machine that records of a source lie in; None: all of its records."""
     if isinstance(source, ConcatenatedRecords):
-        for part in source.parts:
-            yield from files_of(part.source)
-    elif isinstance(source, FileRecords):
-        if not storage.is_remote(source.folder):
-            yield from map(source.path, range(len(source)))
-    else:
-        yield from getattr(getattr(source, "tables", source), "files", ())
+        return set().union(*(files_of(part.source, range(part.start, part.stop)) for part in source.parts))
+    if isinstance(source, FileRecords):
+        wanted = range(len(source)) if records is None else records
+        return set() if storage.is_remote(source.folder) else set(map(source.path, wanted))
+    return {*getattr(getattr(source, "tables", source), "files", ())}
 
 
 def file_name(source: RecordSource, index: int) -> str:
@@ -197,7 +195,8 @@ class OwnRecords:
             else:
                 if isinstance(item, Mapping):
                     item = item["image"]
-                image, label = item[0] if isinstance(item, tuple | list) else item, -1
+                has_label = isinstance(item, tuple | list) and len(item) <= 2
+                image, label = item[0] if has_label else item, -1
             if not isinstance(image, bytes):
                 image = np.asarray(image.convert("RGB") if getattr(image, "mode", "") in _CONVERTED else image)
                 image = image[..., None] if image.ndim == 2 else image

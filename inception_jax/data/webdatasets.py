@@ -119,7 +119,7 @@ def scan(
         except UserError as error:
             sources[split], problems[split] = _source([], [], several or not labelled), str(error)
     reference = split_names.training(shards)
-    if chosen is None and labelled and reference and problems[reference]:
+    if chosen is None and reference and problems[reference]:
         for split in shards:
             problems[split] = problems[split] or f"its classes are those of {reference}: {problems[reference]}"
     fields = _check_fields(sources, problems, reference)

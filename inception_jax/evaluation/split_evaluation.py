@@ -91,9 +91,12 @@ def evaluate_run(
             print(line, file=sys.stderr)
     data, evaluation, changes, result = _evaluate(trained, source, request)
     name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
-    if checkpoint is None and trained_network.load_config(workdir).data.name != recipe.data.name:
-        digest = hashlib.sha256(recipe.data.name.encode(errors="surrogateescape")).hexdigest()[:8]
+    if checkpoint is None and (other := data_setup.OtherData.of(recipe)) != data_setup.OtherData.of(
+        trained_network.load_config(workdir)
+    ):
+        digest = hashlib.sha256(repr(other).encode(errors="surrogateescape")).hexdigest()[:8]
         name += "_" + re.sub(r"[^A-Za-z0-9.-]+", "_", recipe.data.name)[-_MOST_LETTERS:] + "_" + digest
+        result["data"] = {field: value for field, value in dataclasses.asdict(other).items() if value is not None}
     name += f"_{data.image_size}px" if data.image_size != trained.input.image_size else ""
     images = recipe.evaluation.batch_norm_images
     name += f"_batch_norm_{images}" if images else ""

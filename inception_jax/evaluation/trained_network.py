@@ -19,6 +19,7 @@ from inception_jax.checkpoints.reading import load_variables_and_step
 from inception_jax.config import Config
 from inception_jax.data import images
 from inception_jax.data.datasets import Dataset
+from inception_jax.data.label_sets import NO_LABELS
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
 from inception_jax.evaluation import extraction, image_inputs, prediction
@@ -216,6 +217,8 @@ class TrainedNetwork:
         """
         if not isinstance(data, EvalPipeline):
             data = self._open(data)
+        if data.dataset.label_kind == NO_LABELS:
+            raise UserError(f"data {data.dataset.name}: its labels are not read (labels='none'); open it with them")
         if data.dataset.label_columns != self.label_columns:
             raise UserError(
                 f"data {data.dataset.name}: config.data.labels = {data.dataset.label_kind!r}, and the network was "

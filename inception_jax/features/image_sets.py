@@ -119,7 +119,7 @@ def _open_dataset(name: str, max_pixels: int, image_key: str | None) -> ImageSet
     try:
         data = datasets.load(dataset, split, image_key=image_key, labels=NO_LABELS)
     except UserError as error:
-        raise UserError(str(error).replace("--config.data.image_key", "--image_key")) from None
+        raise UserError(error.naming_flags("image_key")) from None
     for line in data.account:
         print(line, file=sys.stderr)
 
@@ -129,7 +129,9 @@ def _open_dataset(name: str, max_pixels: int, image_key: str | None) -> ImageSet
             return image
         return images.decode(image, lambda: data.record_name(position), max_pixels)
 
-    stamps = map(_file_identity, records.files_of(data.source))  # the digest knows names and sizes, not contents
+    stamps = map(
+        _file_identity, sorted(records.files_of(data.source))
+    )  # the digest knows names and sizes, not contents
     return ImageSet(name, data.num_examples, read, identity=_digest(name, data.source.digest(), *stamps))
 
 

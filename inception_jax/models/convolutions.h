@@ -161,8 +161,8 @@ inline void FilterKernel(ffi::ThreadPool& pool, const winograd::Filtering& filte
 inline bool TakesProduct(const Key& key) {
   const bool is_pointwise = key.kernel[0] * key.kernel[1] == 1;
   const int64_t gathered_bytes = Product(key.y, 0) / key.y[3] * key.kernel[2] * 2;  // for one tap
-  return key.kind == kKernelGradient && !key.IsDepthwise() && key.type == dnnl_bf16 && key.kernel[2] % 16 == 0 && key.kernel[3] % 16 == 0 &&
-         (is_pointwise || gathered_bytes <= kMostGathered);
+  return key.kind == kKernelGradient && !key.IsDepthwise() && key.type == dnnl_bf16 && key.kernel[2] % 16 == 0 &&
+         key.kernel[3] % 16 == 0 && (is_pointwise || gathered_bytes <= kMostGathered);
 }
 
 // The gradient of a kernel as a product: pixels under its taps, [pixels of y, taps * inputs], transposed, with the

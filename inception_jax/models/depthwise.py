@@ -19,7 +19,7 @@ relative to the forms here, measured likewise on two cores of a Zen 5:
 
 * float32, 3x3: 74x74x256 0.35, 0.29, 0.17; 37x37x728 0.52, 0.72, 0.21; 10x10x1536 0.39, 0.56, 0.13;
 * the stem of BN-Inception (eight images): 0.28, 0.07, 0.10;
-* bfloat16, 3x3: 74x74x256 0.34, 0.77, 0.17; 37x37x728 0.41, 0.68, 0.08. With a stride of 2 the gradient of the input
+* bfloat16, 3x3: 74x74x256 0.34, 0.77, 0.17; 37x37x728 0.41, 0.68, 0.08. With a stride the gradient of the input
   takes 7 to 15 times as long, so it is computed here; so are several output channels of each of many (forward 2 to 3).
 """
 
@@ -66,8 +66,8 @@ def depthwise_conv2d(
       stride: stride along rows and columns.
       padding: as for `conv2d`.
       dilation: as for `conv2d`.
-      algorithm: as for `conv2d`; on CPUs "onednn" and "onednn_winograd" are oneDNN's depthwise convolutions, the others
-        are as above.
+      algorithm: as for `conv2d`; on CPUs "onednn" and "onednn_winograd" take oneDNN's depthwise convolutions in the
+        dtypes that `conv2d` does, without dilation and where these are faster (above); all others are computed here.
 
     Returns:
       [B, H', W', C * multiplier] in the dtype of `x`; sums are accumulated in at least float32. Input channel c gives
@@ -246,7 +246,7 @@ def _by_onednn(form: Callable[..., jax.Array], otherwise: Lowering) -> Lowering:
 
     def choose(stride_dilation: StrideDilation, pads: Pads, *operands: jax.Array) -> jax.Array:
         (stride, _), (_, _, channels, multiplier) = stride_dilation, operands[1].shape
-        skips = form is onednn.input_gradient and stride > 1 and operands[0].dtype == jnp.bfloat16  # 7 to 10 times
+        skips = form is onednn.input_gradient and stride > 1 and operands[0].dtype == jnp.bfloat16  # 7 to 15 times
         if skips or (multiplier > 1 and channels > _FEW_CHANNELS) or not onednn.computes(*operands):
             return otherwise(stride_dilation, pads, *operands)
         return form((stride, stride), pads, *operands)

@@ -49,11 +49,11 @@ struct Key {
   int64_t kind;
   dnnl_data_type_t type, kernel_type;  // of the maps, and of the kernel in HWIO
   Sizes x, kernel, y, strides, pads;   // sizes NHWC, HWIO, NHWC; pads: top, bottom, left, right
-  // Each channel of x has kernel[3] filters of its own.
-  bool IsDepthwise() const { return y[3] != kernel[3]; }
   bool scales = false, relu = false;   // what follows: `After`
   auto Values() const { return std::tie(kind, type, kernel_type, x, kernel, y, strides, pads, scales, relu); }
   bool operator<(const Key& other) const { return Values() < other.Values(); }
+  // Each channel of x has kernel[3] filters of its own.
+  bool IsDepthwise() const { return y[3] != kernel[3]; }
 };
 
 // A part of a reorder: of some filters, or of some input channels.
@@ -117,7 +117,7 @@ inline dnnl_memory_desc_t Description(const dnnl_dims_t sizes, dnnl_data_type_t 
 }
 
 // A kernel in HWIO as oneDNN names its axes: filters, channels, rows, columns; of a depthwise convolution groups (the
-// channels), filters of each, 1, rows, columns. type: undefined is the kernel's.
+// channels), filters of each, 1, rows, columns.
 struct KernelAxes {
   dnnl_dims_t sizes, strides;
   int count;

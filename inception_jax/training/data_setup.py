@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 import jax
@@ -64,12 +63,12 @@ def load_splits(
             other.name, splits, fields.data_dir, other.class_names, other.image_key, other.label_key, labels
         )
     except UserError as error:
-        raise UserError(other.name_flags(str(error))) from None
+        raise UserError(error.naming_flags("class_names", "image_key", "label_key")) from None
 
 
 @dataclasses.dataclass(frozen=True)
 class OtherData:
-    """A data set that flags of a command name, and not a config.
+    """A data set that flags of a command name, beside that of a config.
 
     Attributes:
       name: as `config.data.name`.
@@ -83,15 +82,15 @@ class OtherData:
     image_key: str | None = None
     label_key: str | None = None
 
+    @classmethod
+    def of(cls, config: ConfigDict) -> OtherData:
+        """The data set of a config."""
+        return cls(*(config.data[field.name] for field in dataclasses.fields(cls)))
+
     def set_in(self, config: ConfigDict) -> None:
         """Makes it the data set of a config."""
         for field in dataclasses.fields(self):
             config.data[field.name] = getattr(self, field.name)
-
-    @staticmethod
-    def name_flags(message: str) -> str:
-        """A message with the names of flags instead of those of fields."""
-        return re.sub(r"(--config\.|config\.|)data\.(class_names|image_key|label_key)\b", r"--\2", message)
 
 
 def build_train_data(

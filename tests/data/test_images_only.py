@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import inception_jax
-from inception_jax.data import index_files
+from inception_jax.data import datasets, index_files, records, tar_index
 from inception_jax.data.datasets import load
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
@@ -60,13 +60,16 @@ def test_parquet_beside_a_training_split_that_is_not_read(tmp_path):
         images_of(f"huggingface:{tmp_path}")
 
 
-def test_tars(tmp_path):
+def test_tars(tmp_path, monkeypatch):
     members = [("0.jpg", b"a"), ("0.cls", b"cat"), ("1.jpg", b"b"), ("2.jpg", b"c"), ("3.cls", b"1"), ("2.json", b"{")]
     pack(tmp_path / "x-test-0.tar", members)
     (tmp_path / "x-train-0.tar").write_bytes(b"damaged")
     name = f"webdataset:{tmp_path}/x-{{split}}-*.tar"
+    opened, read = [], tar_index.load
+    monkeypatch.setattr(tar_index, "load", lambda files, *rest: opened.extend(files) or read(files, *rest))
     for _ in range(2):  # the second time by the index
         assert images_of(name) == [b"a", b"b", b"c"]
+    assert {*opened} == {f"{tmp_path}/x-test-0.tar"}
     with pytest.raises(UserError, match=r"'3' has a label, but no image"):
         load(name, "test")
     assert images_of(name, "test[1:]") == [b"b", b"c"]
@@ -197,6 +200,16 @@ def test_registered_sets():
     for split in ("table", "none", "wrong"):
         assert (np.stack(images_of("images_only", split)) == images).all()
     assert all((image == first).all() for image in images_of("images_only", "items"))
+    for data in ((None, None), (5, None), (iter([1]), None)):
+        inception_jax.register_dataset("no_images", {"test": data}, class_names=["a", "b"])
+        with pytest.raises(UserError, match=r"no_images \[test\]: images .*; uint8 \[n, height, width, channels\]"):
+            images_of("no_images")
+        datasets._ADDED.pop("no_images")
+
+
+def test_the_files_of_a_slice(image_folder):
+    data = load(f"folder:{image_folder}", "train[:2]+train[1:3]+test[5:]", labels="none")
+    assert records.files_of(data.source) == {data.source.record_name(index) for index in range(data.num_examples)}
 
 
 def test_batches_have_no_labels(tmp_path, encoded_image):

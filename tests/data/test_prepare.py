@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from inception_jax.data import builders, digits, example_records, images, records
+from inception_jax.data import builders, digits, example_records, images, prepare, records
 from inception_jax.data.datasets import load
 from inception_jax.errors import UserError
 
@@ -76,6 +76,20 @@ def test_the_last_line_names_what_was_prepared(run, image_folder, tmp_path, caps
     for name in ("digits", "synthetic", "folder"):
         assert run("folder", f"--name={name}", f"--source={image_folder}", f"--data_dir={tmp_path}/tf") == 2
         assert f"--name={name}: means another data set in a config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (["train", "test", "validation"], {}),
+        (["dev", "train", "validation"], {"eval_split": "validation"}),
+        (["training", "val"], {"train_split": "training", "eval_split": "val"}),
+        (["extra", "train"], {"train_split": "train[:90%]", "eval_split": "train[90%:]"}),
+        (["test"], {}),
+    ],
+)
+def test_the_splits_that_the_last_line_names(splits, expected):
+    assert prepare._choose_splits(splits) == expected
 
 
 def test_fashion_mnist_holds_the_original_arrays(small, tmp_path, capsys, run, records):

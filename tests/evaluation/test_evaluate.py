@@ -175,7 +175,7 @@ def test_columns_of_another_data_set_are_named_by_flags(runs, evaluated, tmp_pat
     rows = [data.record(index) for index in range(20)]
     table = {
         "picture": [cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image, _ in rows],
-        "mask": [b"x"] * 20,
+        "mask": [cv2.imencode(".png", 255 - image)[1].tobytes() for image, _ in rows],
         "kind": [data.class_names[label] for _, label in rows],
     }
     pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "test.parquet")
@@ -187,10 +187,21 @@ def test_columns_of_another_data_set_are_named_by_flags(runs, evaluated, tmp_pat
     flags = (other, "--image_key=picture", "--label_key=kind", "--protocol=single")
     found = evaluated(f"--workdir={runs[0]}", *flags, "--json")
     assert found["loss"] == pytest.approx(expected["loss"])
+    evaluated(f"--workdir={runs[0]}", *(flag.replace("picture", "mask") for flag in flags))
+    results = [json.loads(path.read_text()).get("data") for path in (runs[0] / "evaluations").glob("*/result.json")]
+    for key in ("picture", "mask"):  # each has a folder of its own
+        assert {"name": other.removeprefix("--data="), "image_key": key, "label_key": "kind"} in results
     _, err = evaluated(f"--workdir={runs[0]}", "--image_key=picture", code=2)
     assert "--image_key: only with --data=NAME" in err
     _, err = evaluated("--all", str(runs[0]), "--data=digits", code=2)
     assert "--data: only for entries that are weights, and all are runs" in err
+
+
+@pytest.mark.parametrize("name", ["stripes", "synthetic:2:8"])
+def test_data_without_labels_is_not_evaluated(runs, name, registrations):
+    network = load_run(runs[0])
+    with pytest.raises(UserError, match=r"its labels are not read \(labels='none'\); open it with them"):
+        network.evaluate(datasets.load(name, "test", labels="none"))
 
 
 def test_from_python_a_split_is_named(runs, evaluated):

@@ -189,6 +189,26 @@ def test_onednns_of_bfloat16_are_summed_in_float32_and_rounded_once(case):
     assert count_calls(x, kernel, *rest) == (0 if rest[-1] > 1 or case == "several of many channels" else calls)
 
 
+@needs_bfloat16
+def test_a_gradient_of_many_filters_of_each_channel_is_no_product_of_matrices():
+    """As that of a dense kernel of these sizes would be."""
+    x, kernel = operands((2, 4, 4, 16), (1, 1, 16, 16), jnp.bfloat16)
+    call = functools.partial(onednn.depthwise_forward, (1, 1), ((0, 0), (0, 0)), x)
+    y, pull = jax.vjp(call, kernel)
+    wide, pull_wide = jax.vjp(lambda k: xla(x.astype(jnp.float32), k, 1, "SAME", 1), kernel.astype(jnp.float32))
+    for got, want in ((y, wide), (pull(y)[0], pull_wide(y.astype(jnp.float32))[0])):
+        np.testing.assert_allclose(np.asarray(got, np.float32), want, rtol=2**-8, atol=3e-5 * np.abs(want).max())
+
+
+@needs_onednn
+def test_a_kernel_so_large_that_a_dense_one_is_divided():
+    arguments = (*operands((1, 2, 3, 22000), (3, 1, 22000, 1), np.float32), 1, "SAME", 1)
+    for got, want in zip(
+        with_gradients(by_onednn, *arguments), with_gradients(depthwise_conv2d, *arguments), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-5 * np.abs(want).max())
+
+
 @needs_onednn
 def test_onednns_twice_differentiable_and_inside_shard_map():
     x, kernel = operands((4, 5, 5, 2), (3, 3, 2, 1), np.float32)
