@@ -9,14 +9,11 @@ import errno
 import math
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from inception_jax import standard_streams
 from inception_jax.errors import ArgumentParser, UserError, shorten, shorten_message, write_error
 from inception_jax.ranges import INT32_MAX, MAX_IMAGE_PIXELS, Range
-
-if TYPE_CHECKING:
-    from inception_jax.training.data_setup import OtherData
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -136,20 +133,18 @@ def add_data_fields(arguments: ArgumentParser, *names: str) -> None:
         arguments.add_argument(f"--{name}", metavar=metavar, help=f"with --data: {what}, as config.data.{name}")
 
 
-def other_data(flags: argparse.Namespace) -> OtherData | None:
-    """The data set that the flags name; None: they name none.
+def other_data(flags: argparse.Namespace) -> dict[str, str] | None:
+    """The fields of the data set that the flags name, as `data_setup.OtherData` has them; None: they name none.
 
     Raises:
       UserError: a field of it without --data.
     """
     given = {name: value for name in _DATA_FIELDS if (value := getattr(flags, name, None)) is not None}
-    if flags.data is None:
-        for name in given:
-            raise UserError(f"--{name}: only with --data=NAME; of the run's own data its config has it")
-        return None
-    from inception_jax.training.data_setup import OtherData
-
-    return OtherData(flags.data, **given)
+    if flags.data is not None:
+        return {"name": flags.data, **given}
+    for name in given:
+        raise UserError(f"--{name}: only with --data=NAME; of the run's own data its config has it")
+    return None
 
 
 def add_max_pixels(arguments: argparse.ArgumentParser, default: str) -> None:

@@ -214,6 +214,8 @@ def _set_fields(recipe: ConfigDict, flags: argparse.Namespace) -> None:
 
 def _set_data(recipe: ConfigDict, flags: argparse.Namespace) -> None:
     """Sets the data to evaluate on."""
+    from inception_jax.training import data_setup
+
     other = command_line.other_data(flags)
     if other is None:
         return
@@ -223,7 +225,7 @@ def _set_data(recipe: ConfigDict, flags: argparse.Namespace) -> None:
             f"(evaluation.batch_norm_images = {recipe.evaluation.batch_norm_images}), which this data need not have; "
             "--batch_norm_images=0 uses the running statistics"
         )
-    other.set_in(recipe)
+    data_setup.OtherData.named(recipe, other).set_in(recipe)
 
 
 @contextlib.contextmanager

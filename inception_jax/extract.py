@@ -177,7 +177,7 @@ def _batches(
     source = _open_split(flags, trained, labelled)
     workdir = Path(flags.workdir)
     if labelled and not flags.data:
-        remedy = "--no_labels extracts the features nevertheless"
+        remedy = f"--data={config.data.name} extracts the features of the new classes nevertheless"
         data_record.refuse_other_classes(workdir, source, remedy)
     notes = data_record.note_other_examples(workdir, source) if labelled else []
     for line in [*source.account, *notes]:

@@ -180,8 +180,7 @@ def _open_split(flags: argparse.Namespace, trained: TrainedNetwork) -> Dataset:
     from inception_jax.training import data_setup
 
     split = flags.split or trained.config.data.eval_split
-    other = command_line.other_data(flags)
-    (source,) = data_setup.load_splits(trained.config, split, other=other, labelled=False)
+    (source,) = data_setup.load_splits(trained.config, split, other=command_line.other_data(flags), labelled=False)
     for line in source.account:
         command_line.report(line)
     return source

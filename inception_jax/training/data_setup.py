@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -39,14 +40,15 @@ class RunData:
 
 
 def load_splits(
-    config: Config | ConfigDict, *splits: str, other: OtherData | None = None, labelled: bool = True
+    config: Config | ConfigDict, *splits: str, other: Mapping[str, str] | None = None, labelled: bool = True
 ) -> list[datasets.Dataset]:
     """Opens splits of the config's data set, or of another one.
 
     Args:
       config: its section `data` is read.
       *splits: as in `datasets.load`.
-      other: another data set; `data.data_dir` and `data.labels` hold for it, too.
+      other: fields of another data set, as `OtherData.named` takes them; `data.data_dir` and `data.labels` hold for it,
+        too.
       labelled: whether the labels are read; False: they need not be there.
 
     Raises:
@@ -58,9 +60,10 @@ def load_splits(
         return datasets.load_splits(
             fields.name, splits, fields.data_dir, fields.class_names, fields.image_key, fields.label_key, labels
         )
+    chosen = OtherData.named(config, other)
     try:
         return datasets.load_splits(
-            other.name, splits, fields.data_dir, other.class_names, other.image_key, other.label_key, labels
+            chosen.name, splits, fields.data_dir, chosen.class_names, chosen.image_key, chosen.label_key, labels
         )
     except UserError as error:
         raise UserError(error.naming_flags("class_names", "image_key", "label_key")) from None
@@ -83,9 +86,15 @@ class OtherData:
     label_key: str | None = None
 
     @classmethod
-    def of(cls, config: ConfigDict) -> OtherData:
+    def named(cls, config: Config | ConfigDict, fields: Mapping[str, str]) -> OtherData:
+        """The data set of these fields; where it is the config's own, its other fields are the config's."""
+        own = cls.of(config)
+        return dataclasses.replace(own, **fields) if own.name == fields["name"] else cls(**fields)
+
+    @classmethod
+    def of(cls, config: Config | ConfigDict) -> OtherData:
         """The data set of a config."""
-        return cls(*(config.data[field.name] for field in dataclasses.fields(cls)))
+        return cls(*(getattr(config.data, field.name) for field in dataclasses.fields(cls)))
 
     def set_in(self, config: ConfigDict) -> None:
         """Makes it the data set of a config."""

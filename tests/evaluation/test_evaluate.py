@@ -15,13 +15,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from inception_jax import command_line, evaluate, extract, load_run, predict
+from inception_jax import command_line, config, evaluate, extract, load_run, predict
 from inception_jax.data import datasets
 from inception_jax.data.eval_protocols import get_protocol
 from inception_jax.errors import UserError
 from inception_jax.evaluation import results_table, split_evaluation, split_predictions
 from inception_jax.runs import report
-from inception_jax.training import preprocess
+from inception_jax.training import data_setup, preprocess
 
 METRICS = ("loss", "top1", "top5", "count", "balanced_accuracy", "expected_calibration_error")
 
@@ -219,6 +219,14 @@ def test_from_python_a_split_is_named(runs, evaluated):
     found = [one.names[0] for one in network.predict_dataset("test")]
     images = [data.record(index)[0] for index in range(data.num_examples)]
     assert found == [network.class_names[label] for label in network.predict(images, top_k=1)["classes"][:, 0]]
+
+
+def test_the_fields_of_the_runs_own_data_hold_where_it_is_named():
+    recipe = config.default()
+    recipe.data.name, recipe.data.label_key = "list:a.csv", "species"
+    own, other = ({"name": "list:a.csv", "image_key": "file"}, {"name": "list:b.csv"})
+    assert data_setup.OtherData.named(recipe, own) == data_setup.OtherData("list:a.csv", None, "file", "species")
+    assert data_setup.OtherData.named(recipe, other) == data_setup.OtherData("list:b.csv")
 
 
 def test_a_table_of_many_runs(runs, evaluated, tmp_path):
