@@ -216,8 +216,8 @@ def _set_data(recipe: ConfigDict, flags: argparse.Namespace) -> None:
     """Sets the data to evaluate on."""
     from inception_jax.training import data_setup
 
-    other = command_line.other_data(flags)
-    if other is None:
+    fields = command_line.other_data(flags)
+    if fields is None or (other := data_setup.OtherData.named(recipe, fields)) == data_setup.OtherData.of(recipe):
         return
     if recipe.evaluation.batch_norm_images:
         raise UserError(
@@ -225,7 +225,7 @@ def _set_data(recipe: ConfigDict, flags: argparse.Namespace) -> None:
             f"(evaluation.batch_norm_images = {recipe.evaluation.batch_norm_images}), which this data need not have; "
             "--batch_norm_images=0 uses the running statistics"
         )
-    data_setup.OtherData.named(recipe, other).set_in(recipe)
+    other.set_in(recipe)
 
 
 @contextlib.contextmanager

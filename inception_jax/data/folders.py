@@ -121,13 +121,13 @@ def _scan_images(root: str) -> FolderScan:
         top = FolderWalker(root).read("")
         names = [name for name in sorted([*top.folders, *top.links]) if name.lower() in KIND]
         folders = {split: os.path.join(root, folder) for split, folder in _name_splits(root, names).items()}
-        left_out, notes = LeftOut(), list[str]()
+        left_out = LeftOut()
         splits = {split: _walk(folder) for split, folder in (folders or {"train": root}).items()}
     else:
-        left_out, notes = scanned.left_out, list[str]()
+        left_out = scanned.left_out
         for name, split in scanned.splits.items():
             splits[name] = _walk(split.folder) if split.problem or split.loose else split
-    return FolderScan(root, [], splits, left_out, notes)
+    return FolderScan(root, [], splits, left_out, [])
 
 
 def _walk(folder: str) -> FolderSplit:
