@@ -88,7 +88,7 @@ EQUIVALENTS: dict[str, Equivalent] = {
     "xception": Equivalent(
         torch="timm.create_model('legacy_xception')",
         packages=("timm",),
-        options={},
+        options={"pool_padding": "torch"},
         dropout={"dropout_rate": 0.5},
         differences=("timm updates its running batch statistics by 0.1 per step, ours by 0.0003",),
     ),

@@ -25,6 +25,7 @@ WORKING = {
     "inception_v3": 299,
     "inception_v4": 107,
     "inception_resnet_v2": 107,
+    "xception": 107,
 }
 
 
