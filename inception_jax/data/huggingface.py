@@ -257,11 +257,9 @@ def _choose_columns(wanted: _Wanted, tables: Tables, before: _Columns | None) ->
     for file in range(len(tables.files)):
         own = _columns_of(wanted, printable(tables.files[file]), tables.schema(file))
         if found is not None and own != found:
-            columns = (
-                f"column {own.image!r} of images"
-                if own.label is None
-                else (f"columns {own.image!r} and {own.label!r}, or classes,")
-            )
+            columns = f"columns {own.image!r} and {own.label!r}, or classes,"
+            if own.label is None:
+                columns = f"column {own.image!r} of images"
             raise UserError(
                 f"{printable(tables.files[file])}: {columns} that are not those of the files before it; download the "
                 "data set again, or read its splits one by one"

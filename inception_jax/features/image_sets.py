@@ -129,9 +129,8 @@ def _open_dataset(name: str, max_pixels: int, image_key: str | None) -> ImageSet
             return image
         return images.decode(image, lambda: data.record_name(position), max_pixels)
 
-    stamps = map(
-        _file_identity, sorted(records.files_of(data.source))
-    )  # the digest knows names and sizes, not contents
+    # The digest knows names and sizes, not contents.
+    stamps = map(_file_identity, sorted(records.files_of(data.source)))
     return ImageSet(name, data.num_examples, read, identity=_digest(name, data.source.digest(), *stamps))
 
 

@@ -15,7 +15,7 @@ input gradient, weight gradient:
   of the image.
 
 The algorithms "onednn" and "onednn_winograd" of `conv2d` take oneDNN's depthwise convolutions instead. Their CPU time
-relative to the forms here, measured likewise on two cores of a Zen 5:
+relative to the forms here, measured likewise on two cores of a Zen 5 (printed alone):
 
 * float32, 3x3: 74x74x256 0.35, 0.29, 0.17; 37x37x728 0.52, 0.72, 0.21; 10x10x1536 0.39, 0.56, 0.13;
 * the stem of BN-Inception (eight images): 0.28, 0.07, 0.10;
