@@ -213,7 +213,7 @@ def _measure(flags: argparse.Namespace, config: ConfigDict) -> int:
         limits = measure.find_limits(setup, flags.peak_tflops, flags.bandwidth_gbs, _log)
         result = measure.measure(setup, plan, limits, _log)
     print(report.format_measurement(result))
-    if flags.what == "both" and setup.devices.mesh.devices.flat[0].platform == "cpu" and setup.devices.count == 1:
+    if flags.what == "both" and setup.devices.first_device.platform == "cpu" and setup.devices.count == 1:
         _log(
             "this forward pass is of one device, as the training step; evaluate, predict, extract and score make a CPU "
             "two devices, which --what=inference times"
@@ -245,7 +245,7 @@ def _largest_batch(flags: argparse.Namespace, config: ConfigDict) -> int:
     size = memory.largest_batch(memory.make_training_fits(config, _log), unit)
     if not size:
         raise UserError(f"not even a batch of {unit} fits: {first.spec.name} at {first.input.image_size} pixels")
-    device = first.devices.mesh.devices.flat[0]
+    device = first.devices.first_device
     print(
         f"{size:,} is the largest batch that fits, to within a sixteenth: {first.spec.name}, {first.input.image_size} "
         f"pixels, {first.config.model.dtype}, training on {first.devices.count} x {device.device_kind}"

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .xla_flags import QUICK_COMPILATION
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # NumPy's threads wait for each other in busy loops: with three processes of tests on two cores the tests of features
@@ -17,22 +19,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # No test finds in a compilation cache what another suite has compiled, or writes to the user's. A command that runs in
 # this process would set one for all later tests, and what XLA loads from there it cannot write to another file.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
-# Eight devices of one processor: what a test on several devices needs, and no cost to a test on one. And quick
-# compilation, because most tests compile more than they compute: without LLVM's optimization and without the fusions of
-# the CPU, GoogLeNet's gradient takes 1.8 processor seconds, with these fusions 7.3, with both 16.6 (jaxlib 0.10.2).
-# The older fusions compute a value anew where it is used, once with a fused multiply-add and once without: then an
-# element of a pool's window did not equal the maximum that it is, and a gradient in float64 was wrong by 2e-4. AVX has
-# no such instruction. One part for the code generator: the usual 32 are for threads, which two cores do not have, and
-# GoogLeNet's gradient takes a fifth more with them.
+# Eight devices of one processor: what a test on several devices needs, and no cost to a test on one.
 os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false",
-        "--xla_cpu_max_isa=AVX",
-        "--xla_cpu_parallel_codegen_split_count=1",
-    ]
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", QUICK_COMPILATION]
 )
 
 # A suite in the background ignores SIGINT, and under nohup SIGHUP, and so would the runs that it starts and interrupts.
@@ -52,7 +41,6 @@ from .launcher import Launcher
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK_COMPILATION = " ".join(os.environ["XLA_FLAGS"].split()[-4:])
 
 # Tests that show on another network, size or setting what the default suite shows; `.ci/run` runs them, too.
 EXTENDED = frozenset(

@@ -102,7 +102,7 @@ def estimate_largest_batch(programs: StepPrograms, planned: Mapping[str, int], t
     """
     setup, state = programs.setup, programs.state_bytes
     growing = max(1, planned.get("peak", planned["total"]) - state)
-    room = MEMORY_FRACTION[setup.devices.mesh.devices.flat[0].platform] * topology.memory_bytes - state
+    room = MEMORY_FRACTION[setup.devices.first_device.platform] * topology.memory_bytes - state
     unit = setup.objective.accumulation
     per_device = setup.config.batch_size // setup.devices.count
     return max(0, int(per_device * room / growing) // unit * unit) * setup.devices.count

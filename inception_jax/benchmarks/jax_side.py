@@ -42,7 +42,7 @@ class JaxSide:
         )
         for kind in workload["kinds"]:
             self._bench.compile(kind)
-        device = setup.devices.mesh.devices.flat[0]
+        device = setup.devices.first_device
         stats = device.memory_stats() or {}
         precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # JAX makes it at run time
         return {

@@ -49,7 +49,7 @@ class MeasurementPlan:
 
 def describe(setup: Setup) -> dict[str, Any]:
     """Workload, device, host, package versions and git revision: the first entries of the JSON file."""
-    config, device = setup.config, setup.devices.mesh.devices.flat[0]
+    config, device = setup.config, setup.devices.first_device
     return {
         "format": FORMAT,
         "task": {
@@ -88,7 +88,7 @@ def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None
     Raises:
       UserError: a flag is neither a number above 0 nor "measure".
     """
-    device, dtype = setup.devices.mesh.devices.flat[0], setup.config.model.dtype
+    device, dtype = setup.devices.first_device, setup.config.model.dtype
     sharing = setup.devices.count if device.platform == "cpu" else 1  # devices of a CPU share what is measured
 
     def parse_limit(flag: str, text: str | None, unit: float, measured: Callable[[], float]) -> float | None:
@@ -170,7 +170,7 @@ def _measure_kind(
         "per_second_per_device": rate,
         "utilization": rate / limits.flops if limits.flops else None,
     }
-    device = devices.mesh.devices.flat[0]
+    device = devices.first_device
     content["memory"] = {
         "program": memory.program_memory(bench.compiled[kind], accelerator=device.platform != "cpu"),
         "device": memory.device_memory(device),

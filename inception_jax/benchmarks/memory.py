@@ -112,7 +112,7 @@ def make_training_fits(config: Any, report: Callable[[str], None]) -> Callable[[
         except TooLarge as error:
             report(f"batch {size:,}: {error}")
             return False
-        device = setup.devices.mesh.devices.flat[0]
+        device = setup.devices.first_device
         available = memory_limit(device) or 0
         bench: Bench | None = None
         try:

@@ -110,7 +110,7 @@ class StepPrograms:
           span devices.
         """
         setup, size = self.setup, self.setup.config.batch_size
-        platform = setup.devices.mesh.devices.flat[0].platform
+        platform = setup.devices.first_device.platform
         share = 1 if platform == "cpu" else setup.devices.count  # number of devices that one counts for
         if share > 1 and setup.batch_norm not in (None, BatchNormGroups("local")):
             return None  # its groups name devices that the counting program has not

@@ -170,7 +170,7 @@ def _without_compilation_cache() -> Iterator[None]:
 def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str, Any]:
     """Describes what decides the program of a step, as a key of the store."""
     config = dict(manifest.flatten(setup.config.to_dict()))
-    on_cpu = setup.devices.mesh.devices.flat[0].platform == "cpu"
+    on_cpu = setup.devices.first_device.platform == "cpu"
     excluded = {*_OUTSIDE_FIELDS, *step_numbers.fields(setup)}  # the numbers are arguments of the step
     return {
         "kind": kind,

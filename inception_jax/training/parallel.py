@@ -116,9 +116,14 @@ class Devices:
         self.process_count = self.count // self.local_count
         self._flags: dict[bool, jax.Array] = {}
 
+    @property
+    def first_device(self) -> jax.Device:
+        """The first device; the others are of its kind."""
+        return self.mesh.devices.flat[0]
+
     def describe(self) -> str:
         """Formats number and kind of the devices, the number of processes and the mode, for a log."""
-        device = self.mesh.devices.flat[0]
+        device = self.first_device
         plural = "s" if self.count > 1 else ""
         processes = f" of {self.process_count} processes" if self.process_count > 1 else ""
         return f"{self.count} {device.platform} device{plural}{processes} ({device.device_kind}), mode {self.mode}"
@@ -152,7 +157,7 @@ class Devices:
         """Copies a tree of host or device arrays to every device, as global arrays; never aliases them."""
         local = NamedSharding(self.mesh.local_mesh, _REPLICATED)
         tree = jax.tree.map(np.asarray, tree)
-        if self.mesh.devices.flat[0].platform == "cpu":
+        if self.first_device.platform == "cpu":
             # One by one: a copy lives no longer than its transfer.
             tree = jax.tree.map(lambda x: _copy_to(local, x), tree)
         else:
@@ -174,7 +179,7 @@ class Devices:
         The devices of a CPU have one copy of each in a process, which is not the caller's; others are as `replicate`
         puts them.
         """
-        if self.mesh.devices.flat[0].platform != "cpu":
+        if self.first_device.platform != "cpu":
             return self.replicate(tree)
         first = self.mesh.local_devices[0]
         return jax.tree.map(lambda x: self._share_one(_copy_to(first, np.asarray(x))), tree)
@@ -345,10 +350,10 @@ class Devices:
         """
         if self.mode == "pmap":
             batch = self._concrete(batch)
-        if not prepares or self.mesh.devices.flat[0].platform != "cpu":
+        if not prepares or self.first_device.platform != "cpu":
             return self._compile(compile_program, self._map_eval(step, 1), variables, batch)
         parts = PreparedFunction(step, jax.tree.map(self._on_one_device, batch))
-        with traced_for_device(self.mesh.devices.flat[0]):  # both parts, as of all devices
+        with traced_for_device(self.first_device):  # both parts, as of all devices
             shapes = jax.eval_shape(self._shard(parts.prepare, _REPLICATED, (_REPLICATED,)), variables)
         prepared = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated) for x in shapes]
         # One device of a process prepares for all.
@@ -443,7 +448,7 @@ class Devices:
 
     def _compile(self, compile_program: Program, function: Any, *arguments: Any) -> Compiled:
         start = time.perf_counter()
-        with traced_for_device(self.mesh.devices.flat[0]):
+        with traced_for_device(self.first_device):
             lowered = function.lower(*arguments)
         lowering = time.perf_counter() - start
         executable = compile_program(lowered)

@@ -14,7 +14,7 @@ import pytest
 from inception_jax.data import conversion
 from inception_jax.data.datasets import load
 
-from ..conftest import QUICK_COMPILATION
+from ..xla_flags import QUICK_COMPILATION
 
 GOLDEN = Path(__file__).parents[1] / "data" / "prepared_by_tfds" / "tfrecord"  # 8 examples for training, 2 for testing
 NAME = "shapes/plain:1.2.0"

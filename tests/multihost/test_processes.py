@@ -21,7 +21,7 @@ from inception_jax.evaluation import split_predictions
 from inception_jax.multihost import heartbeat, processes
 from inception_jax.runs.metric_files import read_rows
 
-from ..conftest import QUICK_COMPILATION
+from ..xla_flags import QUICK_COMPILATION
 from . import moments_scenario
 
 SCENARIO = Path(__file__).with_name("step_scenario.py")

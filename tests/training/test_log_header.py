@@ -1,5 +1,6 @@
 """The first lines of a log: what is unusual about a run is said before its first step."""
 
+import jax
 import pytest
 
 from inception_jax.training import log_header, setup
@@ -25,6 +26,25 @@ def test_other_devices_are_told_where_batch_norm_depends_on_them(fields, told):
     assert (note in log_header.format_header(built, state, 0, 8)) is told
     assert note not in log_header.format_header(built, state, 0, 2)
     assert note not in log_header.format_header(built, state, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "machine", "told"),
+    [
+        ({}, "x86_64", True),
+        ({}, "aarch64", False),
+        ({"model.dtype": "float64", "model.param_dtype": "float64"}, "x86_64", False),
+        ({"model.convolution": "exact"}, "x86_64", False),
+    ],
+)
+def test_a_new_run_on_a_cpu_is_told_of_the_faster_convolutions(fields, machine, told, monkeypatch):
+    monkeypatch.setattr(log_header.sys, "platform", "linux")
+    monkeypatch.setattr(log_header.platform, "machine", lambda: machine)
+    with jax.enable_x64("model.dtype" in fields):
+        built = setup.build(config(**fields))
+    state = TrainState(0, {}, {}, (), None)
+    assert ("onednn_winograd" in log_header.format_header(built, state, 0)) is told
+    assert "onednn_winograd" not in log_header.format_header(built, state, 3)
 
 
 @pytest.mark.parametrize(
