@@ -54,8 +54,10 @@ def open_storage(journal: Path | None, url: str | None, lock: StudyLock) -> Any:
     """
     storages = import_optuna().storages
     if url:
-        # A database may close a connection that nobody used for the hours of a trial.
-        return storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        from sqlalchemy.pool import NullPool
+
+        # No connection stays open: a database may close one that nobody used for the hours of a trial.
+        return storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
     assert journal is not None  # one of the two
     backend = storages.journal.JournalFileBackend(str(journal), lock_obj=lock)
     return storages.JournalStorage(ChainedJournal(backend, journal, lock))

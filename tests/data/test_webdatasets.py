@@ -214,6 +214,10 @@ def header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, **fields) ->
     return about.tobuf(tarfile.PAX_FORMAT if fields else tarfile.GNU_FORMAT)
 
 
+NEGATIVE = r"(damaged at byte {0}|truncated or damaged at byte {0}|no complete, uncompressed tar .invalid offset)"
+# of the size in a header; the second and the third are of Python 3.13
+
+
 @pytest.mark.parametrize(
     ("headers", "message"),
     [
@@ -222,9 +226,9 @@ def header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, **fields) ->
         (header("a.cls", tarfile.SYMTYPE), r"a\.cls: a symbolic link"),
         (header("a.png", tarfile.GNUTYPE_SPARSE), r"a\.png: a sparse file"),
         (header("a.png", tarfile.FIFOTYPE), r"a\.png: no regular file"),
-        (header("a.png", size=-512), "damaged at byte 0"),
-        (header("b.txt") + header("a.png", size=-1024), "damaged at byte 512"),
-        (header("a.cls", size=-1), "damaged at byte 0"),
+        (header("a.png", size=-512), NEGATIVE.format(0)),
+        (header("b.txt") + header("a.png", size=-1024), NEGATIVE.format(512)),
+        (header("a.cls", size=-1), NEGATIVE.format(0)),
         (
             (header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 1) + b"n".ljust(512, b"\0")) * 1500 + header("a.png"),
             "no complete, uncompressed tar .maximum recursion depth",

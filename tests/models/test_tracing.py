@@ -27,9 +27,8 @@ def test_one_trace_serves_all_calls_and_leaves_none_of_its_own():
 
     x = jnp.arange(3.0)
     for ours, theirs in ((program, plain), (jax.grad(lambda x: program(x).sum()), jax.grad(lambda x: plain(x).sum()))):
-        assert [e.primitive.name for e in jax.make_jaxpr(ours)(x).eqns] == [
-            e.primitive.name for e in jax.make_jaxpr(theirs)(x).eqns
-        ]
+        first, second = (re.findall(r"(?:stablehlo|func)\.\w+", jax.jit(f).lower(x).as_text()) for f in (ours, theirs))
+        assert first == second
         assert (ours(x) == theirs(x)).all()
     assert calls == [2, 3]
 
@@ -41,6 +40,7 @@ def test_operations_bear_the_names_of_their_layers():
     variables = variable_shapes(model, 75)
     text = jax.jit(model.apply).lower(variables, images).as_text(debug_info=True)
     names = re.findall(r'/InceptionV4/(\S+)/cond/branch_0_fun/(?:conv_general_dilated|dot_general)"', text)
-    named = {"/".join(part for part in name.split("/") if "." not in part) for name in names}  # without methods
+    # Without methods, and since jax 0.11 without the functions that were traced once.
+    named = {"/".join(part for part in name.split("/") if not re.search(r"\.|jit\(", part)) for name in names}
     kernels = [layer for *layer, name in flatten_dict(variables["params"]) if name == "kernel"]
     assert named == {"/".join(layer) for layer in kernels if layer != ["classifier"]}

@@ -1,8 +1,9 @@
-"""What a network gives and holds, as shapes: it is traced, and nothing is computed."""
+"""What a network gives and holds, as shapes: it is traced, and nothing is computed. And the programs in a program."""
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.extend import core
 
 from inception_jax.models import parameters
 from inception_jax.models.platforms import TRACED_FOR
@@ -21,3 +22,14 @@ def shapes(model, height, width=None, dtype=jnp.float32, batch=2, **arguments):
     for leaf in declarations:
         variables[leaf.collection, *leaf.path, leaf.name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     return output, unflatten_dict(variables)
+
+
+def sub_jaxprs(value):
+    """The programs that a parameter of an operation holds."""
+    if isinstance(value, core.ClosedJaxpr):
+        yield value.jaxpr
+    elif isinstance(value, core.Jaxpr):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from sub_jaxprs(one)

@@ -10,6 +10,7 @@ import pytest
 from inception_jax import recipe_files
 from inception_jax import sweep as sweep_verb
 from inception_jax.errors import UserError
+from inception_jax.sweeps import storage
 
 from . import driver_server
 from .driver_server import fake_command
@@ -300,8 +301,7 @@ def test_a_damaged_record_is_made_anew(study, sweep, drivers):
 
 
 def test_a_database_in_place_of_the_journal(study, sweep, tmp_path):
-    import optuna
-
+    optuna = storage.import_optuna()
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     study.behaviour(epochs=2, seconds=0)
     assert sweep("--trials=2", f"--storage={url}") == 0
@@ -309,7 +309,7 @@ def test_a_database_in_place_of_the_journal(study, sweep, tmp_path):
     assert not (study.directory / "journal.log").exists()
     name = json.loads((study.directory / "study.json").read_text())["name"]
     assert re.fullmatch(r"study-[0-9a-f]{6}", name)
-    stored = optuna.load_study(study_name=name, storage=url).trials
+    stored = optuna.load_study(study_name=name, storage=storage.open_storage(None, url, None)).trials
     assert [trial.user_attrs["status"] for trial in stored] == study.statuses() and len(stored) == 4
 
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend import core
 from jax.sharding import PartitionSpec
 
 from inception_jax.models import registry
@@ -12,6 +11,8 @@ from inception_jax.models.inception_v1 import MODULES
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.layers import add_bias
 from inception_jax.training import optimizers, parallel, preprocess, state, step
+
+from ..models.traced import sub_jaxprs
 
 BATCH, DEVICES = 16, 2
 HEADS = {name: MODULES[name] for name in ("4a", "4d")}  # the modules that have heads: every kind of layer
@@ -23,16 +24,6 @@ SUMS = {"reduce_sum", "reduce_prod", "reduce_window_sum", "cumsum", "cumprod", "
 def is_half(variable):
     dtype = getattr(variable.aval, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits == 16
-
-
-def sub_jaxprs(value):
-    if isinstance(value, core.ClosedJaxpr):
-        yield value.jaxpr
-    elif isinstance(value, core.Jaxpr):
-        yield value
-    elif isinstance(value, tuple | list):
-        for one in value:
-            yield from sub_jaxprs(one)
 
 
 def summands(equation):
@@ -49,6 +40,14 @@ def line_of(equation):
     return jax._src.source_info_util.summarize(equation.source_info)
 
 
+def carry_of(scan):
+    """The first operand that a scan carries, and how many it does."""
+    if "num_carry" in scan:
+        return scan["num_consts"], scan["num_carry"]
+    constants, carry, _ = scan["ft_in"].unpack()  # jax 0.12
+    return len([*constants]), len([*carry])
+
+
 def sums_in_half_precision(jaxpr):
     """Yields (primitive, summands, line) of every sum of more than `LIMIT` values whose accumulator has 16 bits.
 
@@ -63,8 +62,8 @@ def sums_in_half_precision(jaxpr):
         if name in SUMS and any(map(is_half, equation.outvars)) and summands(equation) > LIMIT:
             yield name, summands(equation), line_of(equation)
         if name == "scan":
-            first = equation.params["num_consts"]
-            carry = equation.invars[first : first + equation.params["num_carry"]]
+            first, count = carry_of(equation.params)
+            carry = equation.invars[first : first + count]
             yield from (("scan", equation.params["length"], line_of(equation)) for one in carry if is_half(one))
         for value in equation.params.values():
             for inner in sub_jaxprs(value):
