@@ -54,6 +54,9 @@ BUILT_IN = ("digits", "synthetic", "folder", "list", "webdataset", "huggingface"
 _ADDED: dict[str, tuple[Callable[[], Mapping[str, Any]], list[str]]] = {}
 
 
+Ranges = tuple[tuple[str, int, int], ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """One split of a data set: labelled images by index. It pickles, and any thread may read from it.
@@ -67,6 +70,7 @@ class Dataset:
       class_hint: what may be meant instead, where there is only one class.
       label_kind: "single": each example has one label; "multi": any number (`config.data.labels`); "none": labels are
         not read.
+      ranges: (split, start, stop) of the records, in their order; the splits by the data set's own names.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Dataset:
     account: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     class_hint: str = dataclasses.field(default="", repr=False)
     label_kind: str = dataclasses.field(default="single", repr=False)
+    ranges: Ranges = dataclasses.field(default=(), repr=False)
 
     @property
     def num_examples(self) -> int:
@@ -246,24 +251,24 @@ def _open_splits(
         listed = list_files.scan(
             name.partition(":")[2], class_names, image_key, label_key, several=several, labelled=labelled
         )
-        return [_from_folder(printable(name), split, listed, labelled) for split in splits]
+        return _from_folder(printable(name), splits, listed, labelled)
     if name not in _ADDED and name.startswith("webdataset:"):
         listed, tars = webdatasets.scan(
             name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several, labelled=labelled
         )
-        return [_from_folder(printable(name), split, listed, labelled, tars) for split in splits]
+        return _from_folder(printable(name), splits, listed, labelled, tars)
     if name not in _ADDED and name.startswith("huggingface:"):
         listed, tables = huggingface.scan(
             name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several, labelled=labelled
         )
-        return [_from_folder(printable(name), split, listed, labelled, tables) for split in splits]
+        return _from_folder(printable(name), splits, listed, labelled, tables)
     keys = prepared_features.Keys(image_key, label_key)
     if kind == "folder" and name not in _ADDED:
         if storage.is_remote(rest):
             keys.refuse(name)
             _refuse_several(name, several)
             found = folders.scan(rest, class_names, labelled=labelled)
-            return [_from_folder(printable(name), split, found, labelled) for split in splits]
+            return _from_folder(printable(name), splits, found, labelled)
         path = Path(rest).expanduser()
         if not (path / "dataset_info.json").is_file():
             if versions := sorted(path.glob("*/dataset_info.json")):
@@ -273,7 +278,7 @@ def _open_splits(
             keys.refuse(name)
             _refuse_several(name, several)
             found = folders.scan(path, class_names, labelled=labelled)
-            return [_from_folder(printable(name), split, found, labelled) for split in splits]
+            return _from_folder(printable(name), splits, found, labelled)
     if class_names is not None:
         raise UserError(
             f"data.class_names = {class_names!r}: {name} has its own class names and order; only class folders "
@@ -319,12 +324,12 @@ def _load(
 
 def _from_folder(
     name: str,
-    split: str,
+    splits: Sequence[str],
     found: folders.FolderScan,
     labelled: bool,
     sources: Mapping[str, RecordSource] | None = None,
-) -> Dataset:
-    """A split of class folders or the like, by any spelling of its name; of image files, if it has no other sources."""
+) -> list[Dataset]:
+    """Splits of class folders or the like, by any spelling of a name; of image files, if it has no other sources."""
     if sources is None:
         sources = {s: FileRecords(part.folder, part.keys, part.labels, part.sizes) for s, part in found.splits.items()}
     problems = {s: part.problem for s, part in found.splits.items() if part.problem}
@@ -338,9 +343,14 @@ def _from_folder(
         hint = ""  # of training
     problems |= {s: problems[s] + hint for s in unlabelled}
     unknown = folder_account.misnamed_splits(found) or hint
-    dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems, unknown)
+    opened = [
+        _from_splits(name, split, found.class_names, sources, found.spellings(), problems, unknown) for split in splits
+    ]
     meant = folders.single_class_hint(found) if len(found.class_names) == 1 and name.startswith("folder:") else ""
-    return dataclasses.replace(dataset, account=tuple(folder_account.format_account(found, labelled)), class_hint=meant)
+    wholes = {(split, 0, len(source)) for split, source in sources.items()}
+    parts = {dataset.split: dataset.ranges for dataset in opened if not wholes.issuperset(dataset.ranges)}
+    account = tuple(folder_account.format_account(found, labelled, parts))
+    return [dataclasses.replace(dataset, account=account, class_hint=meant) for dataset in opened]
 
 
 def add(name: str, splits: Callable[[], Mapping[str, Any]], class_names: list[str]) -> None:
@@ -453,7 +463,8 @@ def _from_splits(
       hint: the end of the error for an unknown split that is near to none.
     """
     if split in sources and split not in problems:
-        return _not_empty(Dataset(name, split, class_names, sources[split]))
+        source = sources[split]
+        return _not_empty(Dataset(name, split, class_names, source, ranges=((split, 0, len(source)),)))
     from tensorflow_datasets.core import splits
 
     own_names = {**{s: s for s in sources}, **spellings}
@@ -463,16 +474,34 @@ def _from_splits(
     infos = {
         s: splits.SplitInfo(name=s, shard_lengths=[len(sources[own])], num_bytes=0) for s, own in own_names.items()
     }
-    parts = []
-    for part in _read_split(name, spec, infos, list(sources), hint):
-        own = own_names[part.splitname]
+    ranges = _ranges(_read_split(name, spec, infos, list(sources), hint), infos, own_names)
+    for own, _, _ in ranges:
         if own in problems:
             raise UserError(f"split {split!r} of {name}: {problems[own]}")
-        source = sources[own]
-        parts.append(RecordRange(source, part.from_ or 0, len(source) if part.to is None else part.to))
+    parts = [RecordRange(sources[own], start, stop) for own, start, stop in ranges]
     if len(parts) == 1 and (parts[0].start, parts[0].stop) == (0, len(parts[0].source)):
-        return _not_empty(Dataset(name, split, class_names, parts[0].source))
-    return _not_empty(Dataset(name, split, class_names, ConcatenatedRecords(parts)))
+        return _not_empty(Dataset(name, split, class_names, parts[0].source, ranges=ranges))
+    return _not_empty(Dataset(name, split, class_names, ConcatenatedRecords(parts), ranges=ranges))
+
+
+def _ranges(
+    parts: Sequence[Any], infos: Mapping[str, Any], own_names: Mapping[str, str] = MappingProxyType({})
+) -> Ranges:
+    """(split, start, stop) of TFDS's absolute instructions.
+
+    Args:
+      parts: the instructions.
+      infos: TFDS's, by split.
+      own_names: {a name of a split: the data set's own}; of others their own.
+    """
+    return tuple(
+        (
+            own_names.get(part.splitname, part.splitname),
+            part.from_ or 0,
+            infos[part.splitname].num_examples if part.to is None else part.to,
+        )
+        for part in parts
+    )
 
 
 def _read_split(name: str, split: str, infos: Any, names: Sequence[str] | None = None, hint: str = "") -> list[Any]:
@@ -520,10 +549,11 @@ def _prepared(
     else:
         image_key, label_key, class_names = prepared_features.image_feature(name, builder.info, keys), None, []
         form = None
-    _read_split(name, split, dict(builder.info.splits.items()))
+    infos = dict(builder.info.splits.items())
+    ranges = _ranges(_read_split(name, split, infos), infos)
     parts = [
         FileInstruction(os.fspath(part.filename), part.skip, part.take, part.examples_in_shard)
         for part in builder.info.splits[split].file_instructions
     ]
     source = FORMATS[file_format](parts, image_key, label_key, form)
-    return _not_empty(Dataset(name, split, class_names, source))
+    return _not_empty(Dataset(name, split, class_names, source, ranges=ranges))

@@ -5,19 +5,21 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from inception_jax.data import split_names
 from inception_jax.data.folder_files import UNDECODED
 from inception_jax.data.folders import FolderScan
-from inception_jax.data.label_sets import LabelSets, count_labels
+from inception_jax.data.label_sets import LabelSets, count_labels, select_labels
 from inception_jax.data.names import printable
 from inception_jax.errors import counted
 
 _MAX_ROWS = 20  # of the table of classes; more classes are told as a range
 _IMBALANCE = 2.0
+_BALANCE = "data.sampling=balanced samples every class equally often; loss.class_weights=balanced weights its loss"
 _MAX_NAMES = 4
 _FEW = 2  # images of a class that may be a typing error; the class that is meant has at least _TIMES as many
 _TIMES = 5
@@ -28,28 +30,45 @@ _MAX_MISNAMED = 20  # folders beside one another; more are no splits
 _LOOKED_AT = 100  # images of a class, for whether they are in folders below it
 
 
-def format_account(found: FolderScan, labelled: bool = True) -> list[str]:
-    """Formats the account of a scan, line by line; the classes are not in it where labels are not read."""
-    counts = {
-        name: count_labels(split.labels, len(found.class_names))
-        for name, split in found.splits.items()
-        if labelled and not split.problem
-    }
-    totals = {name: len(found.splits[name].labels) for name in counts}
+def format_account(
+    found: FolderScan,
+    labelled: bool = True,
+    parts: Mapping[str, Sequence[tuple[str, int, int]]] = MappingProxyType({}),
+) -> list[str]:
+    """Formats the account of a scan, line by line.
+
+    Args:
+      found: by the scan.
+      labelled: whether labels are read; False: the classes are not in the account.
+      parts: {name: (split, start, stop) of its images} of parts of splits, such as "train[:80%]", which are in the
+        account in the place of these splits.
+    """
+    labels = {name: split.labels for name, split in found.splits.items() if labelled and not split.problem}
+    counts = {name: count_labels(own, len(found.class_names)) for name, own in labels.items()}
+    totals = {name: len(own) for name, own in labels.items()}
+    in_parts = {split for ranges in parts.values() for split, _, _ in ranges}
+    shown = {name: values for name, values in counts.items() if name not in in_parts}
+    for name, ranges in parts.items() if labelled else ():
+        own = [select_labels(labels[split], start, stop) for split, start, stop in ranges]
+        shown[name] = sum((count_labels(one, len(found.class_names)) for one in own), np.zeros((), np.int64))
+        totals[name] = sum(map(len, own))
     lines: list[str] = []
     train = split_names.training(counts) if found.open_classes else None
-    if counts:
+    if shown:
         if len(found.class_names) <= _MAX_ROWS:
-            lines += _table(found.class_names, counts)
+            lines += _table(found.class_names, shown)
         else:
-            lines += _ranges(found.class_names, counts, totals)
-    for name, values in counts.items():
+            lines += _ranges(found.class_names, shown, totals)
+    for name, values in shown.items():
         largest, smallest = int(values.argmax()), int(values.argmin())
         if values[largest] >= _IMBALANCE * values[smallest] and values[smallest]:
             lines.append(
                 f"{name} is imbalanced: {values[largest]:,} images of {found.class_names[largest]!r}, "
                 f"{values[smallest]:,} of {found.class_names[smallest]!r}"
             )
+            trained = split_names.training(labels)
+            if trained in (name, name.partition("[")[0]) and not isinstance(labels[trained], LabelSets):
+                lines.append(_BALANCE)
         elif not values[smallest]:
             missing = np.flatnonzero(values == 0)
             guard = _GUARD if train and counts[train][missing].min() <= _FEW else ""
@@ -61,7 +80,7 @@ def format_account(found: FolderScan, labelled: bool = True) -> list[str]:
     ]
     for name, how, kind in _misnamed_splits(found):
         lines.append(f"{name!r} {how}: is it the split {kind!r}? Then rename it")
-    return [*lines, *found.notes, *_left_out(found)]
+    return [*dict.fromkeys(lines), *found.notes, *_left_out(found)]
 
 
 def misnamed_splits(found: FolderScan) -> str:

@@ -95,6 +95,13 @@ def label_of(labels: Labels, index: int) -> int | np.ndarray:
     return labels.row(index) if isinstance(labels, LabelSets) else int(labels[index])
 
 
+def select_labels(labels: Labels, start: int, stop: int) -> Labels:
+    """The labels of the examples `start … stop - 1`."""
+    if isinstance(labels, LabelSets):
+        return labels.select(start, max(start, stop))
+    return np.asarray(labels)[start:stop]
+
+
 def count_labels(labels: Labels, num_classes: int) -> np.ndarray:
     """Examples of each class: int64 [num_classes]."""
     if isinstance(labels, LabelSets):

@@ -16,7 +16,7 @@ from inception_jax.diagnostics import environment, memory_estimate
 from inception_jax.diagnostics.findings import Finding, fail, ok, warn
 from inception_jax.errors import UserError
 from inception_jax.models.initialization import variable_shapes
-from inception_jax.training import data_setup, log_header, preflight, restore, warm_start
+from inception_jax.training import data_setup, log_header, preflight, restore, split_checks, warm_start
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
@@ -77,7 +77,9 @@ def check_data(train: Dataset, evaluation: Dataset) -> Finding:
         for line in train.account
         if re.search("left out|imbalanced|cannot be used|has no images|is near to|columns not used", line)
     ]
-    return ok("data", "; ".join([text, *notes]))
+    text = "; ".join([text, *notes])
+    problems = split_checks.compare_splits(train, evaluation)
+    return warn("data", text, "; ".join(problems)) if problems else ok("data", text)
 
 
 def check_decoding(setup: Setup) -> Finding:

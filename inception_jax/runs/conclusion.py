@@ -25,8 +25,8 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
       content: of its result.json.
 
     Returns:
-      Three lines for a finished run, one more with a target and after early stopping; "" for any other, whose log has
-      said why it ended.
+      Three lines for a finished run, one more with a target, after early stopping and for each warning; "" for any
+      other, whose log has said why it ended.
     """
     if content.get("status") != "finished":
         return ""
@@ -42,6 +42,8 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
         lines.append(time_to_target.format_reached(target))
     if str(content.get("ended")).startswith("early"):
         lines.append(content["ended"])
+    warnings = content.get("warnings")
+    lines += [f"warning: {line}" for line in warnings if isinstance(line, str)] if isinstance(warnings, list) else []
     plots = len(content.get("pictures") or ())
     has_page = (remote_workdir.copy_of(workdir) / report.PAGE).exists()  # runs of earlier versions have none
     page = f"{report.PAGE}, " if has_page else ""

@@ -93,6 +93,8 @@ def facts(
                 f"- **{100 * values['top1']:.2f} %** top-1 on {escape(split)}, {_WEIGHTS[weights]}: {right:,} of "
                 f"{values['count']:,}, 95 % interval {100 * low:.2f}–{100 * high:.2f} %"
             )
+    warnings = outcome.get("warnings")
+    yield from (f"- **warning**: {escape(str(line))}" for line in (warnings if isinstance(warnings, list) else ()))
     best = outcome.get("best") or {}
     if best.keys() >= {"metric", "value", "step"}:
         metric = metric_definitions.describe(best["metric"], best)

@@ -14,7 +14,7 @@ from inception_jax.errors import counted
 from inception_jax.models.base import BaseNetwork
 from inception_jax.runs import data_record
 from inception_jax.runs.formatting import format_metric
-from inception_jax.training import batch_norm_checks, freezing, run_length
+from inception_jax.training import batch_norm_checks, freezing, run_length, split_checks
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
@@ -45,6 +45,7 @@ def format_header(
         f"{setup.input.image_size} pixels{_format_channels(setup)}",
         *data.train.dataset.account,
         *notes,
+        *(f"warning: {line}" for line in split_checks.compare_splits(data.train.dataset, data.eval.dataset)),
         setup.devices.describe() + statistics,
         *([] if start else _format_convolution(setup)),
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"

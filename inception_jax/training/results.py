@@ -24,7 +24,7 @@ from inception_jax.runs.file_forms import keep_valid_fields
 from inception_jax.runs.formatting import format_metric
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
-from inception_jax.training import batch_views, executables, preprocess
+from inception_jax.training import batch_views, executables, preprocess, run_warnings
 from inception_jax.training.clock import Clock
 from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.executable_files import Store
@@ -168,6 +168,7 @@ def write_finished(
     }
     content["pictures"] = sorted(path.name for path in plots.values())
     content["tables"] = tables
+    content["warnings"] = run_warnings.find_warnings(setup, state, shown)
     content["best"] = best.to_json() | {"evaluations": _count_evaluations(output.workdir)}
     content["ended"] = _why_ended(best, target) if step < setup.length.total else "all steps are done"
     if setup.objective.class_weights:

@@ -219,12 +219,27 @@ def test_the_account(tree, tmp_path):
         "  a          9     1",
         "  b          3     0",
         "train is imbalanced: 9 images of 'a', 3 of 'b'",
+        "data.sampling=balanced samples every class equally often; loss.class_weights=balanced weights its loss",
         "test has no images of 'b'",
         "left out: x: beside the split folders, or empty",
     )
     for label in range(30):
         tree(f"train/c{label:02}/1.png")
     assert "train: 42 images of 32 classes, 1 (c00) to 9 (a) each" in load(name, "train").account
+
+
+def test_the_account_is_of_the_parts_that_are_used(tree):
+    name = tree(*(f"train/{label}/{i}.png" for label in "ab" for i in range(10)), "test/a/1.png", "test/b/1.png")
+    train, held_out = load_splits(name, ["train[:75%]", "train[75%:]"])
+    counts = train.class_counts(), held_out.class_counts()
+    assert [*counts[0] + counts[1]] == [10, 10] and train.account == held_out.account
+    assert train.account[:3] == (
+        "  class  test  train[:75%]  train[75%:]",
+        f"  a         1  {counts[0][0]:>11}  {counts[1][0]:>11}",
+        f"  b         1  {counts[0][1]:>11}  {counts[1][1]:>11}",
+    )
+    assert load_splits(name, ["train", "train[:2]"])[0].account[0] == "  class  test  train[:2]"
+    assert load(name, "train+test").account == load(name, "train").account
 
 
 def test_a_class_that_may_be_a_typing_error_is_noted(tree):

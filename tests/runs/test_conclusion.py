@@ -51,6 +51,12 @@ def test_the_best_evaluation(best, expected):
     assert conclusion.format_conclusion(WORKDIR, finished(best=best)).splitlines()[0].endswith(expected)
 
 
+def test_warnings_stand_beside_the_accuracy():
+    lines = conclusion.format_conclusion(WORKDIR, finished(warnings=["all is 'bee'", 3])).splitlines()
+    assert lines[1] == "warning: all is 'bee'" and len(lines) == 4
+    assert len(conclusion.format_conclusion(WORKDIR, finished(warnings="changed by hand")).splitlines()) == 3
+
+
 def test_the_page_is_named_where_there_is_one(tmp_path):
     (tmp_path / "report.html").write_text("")
     assert conclusion.format_conclusion(tmp_path, finished()).splitlines()[1] == (
