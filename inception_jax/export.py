@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         if "input" in result:
             print(f"images: {result['input']}")
         if "activation" in result:
-            print(f"several labels per image: the probabilities are the {result['activation']} of the logits")
+            print(f"outputs: logits; the probabilities are their {result['activation']}")
     return 0
 
 

@@ -435,8 +435,8 @@ SCHEMA: dict[str, Any] = {
         ),
         "crop_fraction": Field(
             0.875,
-            "fraction of each side that the evaluation crop keeps; sides are resized to "
-            "image_size / crop_fraction, unless resize is set",
+            "center, torchvision, squash: sides are resized to image_size / crop_fraction before the crop (1: the "
+            "crop is the whole shorter side), unless resize is set; central_fraction: what is kept of each side",
             Range(0, 1, open_low=True),
         ),
         "resize": Field(

@@ -88,6 +88,49 @@ class EvalCrop:
             raise UserError(f"crop.resize: {self.resize}; at least the image size, {image_size}, is needed")
         return side
 
+    def steps(self, image_size: int) -> list[dict[str, Any]]:
+        """The crop as plain values, for a program that computes it without this package; exports/README.md has one.
+
+        Args:
+          image_size: height and width of the crop, in pixels.
+
+        Returns:
+          The steps in their order: {"step": "resize", "side": "shorter" or "both", "pixels"}, where the other side of
+          "shorter" keeps the ratio and is rounded down; {"step": "center_crop", "pixels", "offset": "floor" or
+          "half_to_even"}, the rounding of half the rest; {"step": "center_fraction", "fraction"}, which cuts
+          int((side - side * fraction) / 2) off each end of a side.
+
+        Raises:
+          UserError: as `side`.
+        """
+        if self.rule == "central_fraction":
+            cut = {"step": "center_fraction", "fraction": self.fraction}
+            return [cut, {"step": "resize", "side": "both", "pixels": image_size}]
+        resize: dict[str, Any] = {"step": "resize", "side": "both", "pixels": self.side(image_size)}
+        if self.rule != "squash":
+            resize |= {"side": "shorter", "longer_side": "floor"}
+        offset = "half_to_even" if self.rule == "torchvision" else "floor"
+        return [resize, {"step": "center_crop", "pixels": image_size, "offset": offset}]
+
+    def summary(self, image_size: int) -> str:
+        """The steps in words, such as "both sides resized to 256 pixels (OpenCV's INTER_LINEAR), center crop of 224".
+
+        Args:
+          image_size: as in `steps`.
+        """
+        return ", ".join(self._format_step(step) for step in self.steps(image_size))
+
+    def _format_step(self, step: dict[str, Any]) -> str:
+        if step["step"] == "center_fraction":
+            return f"the central {100 * step['fraction']:g} % of each side"
+        if step["step"] == "center_crop":
+            halves = "to the even pixel" if step["offset"] == "half_to_even" else "down"
+            return f"center crop of {step['pixels']} (half pixels rounded {halves})"
+        sides = "both sides" if step["side"] == "both" else "shorter side"
+        rest = ", the longer one rounded down" if step["side"] == "shorter" else ""
+        library, name = resampling.LIBRARIES[self.interpolation]
+        return f"{sides} resized to {step['pixels']} pixels ({library}'s {name}{rest})"
+
 
 CENTER_CROP = EvalCrop()
 

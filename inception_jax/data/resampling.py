@@ -10,12 +10,13 @@ from PIL import Image
 
 from inception_jax.data.channels import COLOURS
 
-OPENCV = {
-    "bilinear": cv2.INTER_LINEAR,
-    "area": cv2.INTER_AREA,
-    "nearest": cv2.INTER_NEAREST,
-    "cubic": cv2.INTER_CUBIC,
+_OPENCV_NAMES = {
+    "bilinear": "INTER_LINEAR",
+    "area": "INTER_AREA",
+    "nearest": "INTER_NEAREST",
+    "cubic": "INTER_CUBIC",
 }
+OPENCV: dict[str, int] = {name: getattr(cv2, constant) for name, constant in _OPENCV_NAMES.items()}
 # Pillow widens its filters when it shrinks an image (antialiasing), which OpenCV's bilinear and cubic do not: the image
 # is smoother, and the accuracy of networks trained with Pillow was measured on such images.
 PILLOW = {"pil_bilinear": Image.Resampling.BILINEAR, "pil_bicubic": Image.Resampling.BICUBIC}
@@ -109,3 +110,10 @@ RESIZES: dict[str, Resize] = {
     "tf_bilinear": tf_bilinear,
 }
 """Each takes uint8 [h, w, C], a height and a width, and returns uint8 [height, width, C], which may be its input."""
+
+LIBRARIES = {
+    **{name: ("OpenCV", constant) for name, constant in _OPENCV_NAMES.items()},
+    **{name: ("Pillow", filter.name) for name, filter in PILLOW.items()},
+    "tf_bilinear": ("TensorFlow 1", "resize_bilinear"),
+}
+"""{name in `RESIZES`: (library, the library's own name)}, for programs that resize without this package."""

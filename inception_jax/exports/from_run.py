@@ -55,8 +55,9 @@ def export(
       endpoints: of "onnx" and "stablehlo": further outputs by name, ours or slim's.
 
     Returns:
-      {"output", "to", "model", "step", "weights", and "input": how an image becomes the network's input};
-      of a network for several labels per image also "activation": "sigmoid".
+      {"output", "to", "model", "step", "weights"}; unless it is a publisher's file also "input", how an image becomes
+      the network's input, and "preprocessing", the same as `hub.describe_input` has it; with classes also
+      "activation", "softmax" or "sigmoid", which turns the logits into probabilities.
 
     Raises:
       UserError: an unknown target, no such run, an output that exists, or what the target's own function raises.
@@ -81,9 +82,7 @@ def export(
             about = {"step": done["step"], "weights": done["weights"]}
         else:
             network = trained_network.load_run(workdir, weights=weights, step=step)
-            about = {"step": network.step, "weights": network.weights, "input": hub.format_input(network)}
-            if network.label_columns:
-                about["activation"] = hub.format_activation(network)
+            about = {"step": network.step, "weights": network.weights, **_describe_use(network)}
             _write(network, to, path, endpoints, workdir)
     return {"output": str(path), "to": to, "model": name, **about}
 
@@ -113,14 +112,21 @@ def _default_name(to: str, model: str) -> str:
     return f"{model}{PROGRAMS.get(to, '.safetensors')}"
 
 
+def _describe_use(network: TrainedNetwork) -> dict[str, Any]:
+    """What a program needs to know of the network's input and output."""
+    activation = {"activation": hub.format_activation(network)} if network.class_names else {}
+    return {"input": hub.format_input(network), "preprocessing": hub.describe_input(network), **activation}
+
+
 def _write(network: TrainedNetwork, to: str, path: Path, endpoints: Sequence[str], workdir: Path) -> None:
     variables = jax.tree.map(np.asarray, network.variables)
+    use = _describe_use(network)
     about = {
-        "input": hub.format_input(network),
+        **use,
+        "preprocessing": json.dumps(use["preprocessing"]),
         "classes": json.dumps(network.class_names, ensure_ascii=False),
         "step": str(network.step),
         "weights": network.weights,
-        **({"activation": hub.format_activation(network)} if network.label_columns else {}),
     }
     if to == "onnx":
         onnx_file.export_onnx(network.model, variables, network.image_size, path, endpoints=endpoints, metadata=about)

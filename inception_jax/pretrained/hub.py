@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from inception_jax import config as configs
-from inception_jax.data.crops import EvalCrop
+from inception_jax.data import resampling
 from inception_jax.errors import UserError, counted, write_error
 from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import TrainedNetwork
@@ -102,7 +102,6 @@ def write(folder: str | os.PathLike, network: TrainedNetwork, workdir: str | os.
 
 
 def _describe(network: TrainedNetwork) -> dict[str, Any]:
-    normalization = network.input.normalization
     return {
         "library_name": LIBRARY,
         "versions": manifest.versions(),
@@ -112,11 +111,7 @@ def _describe(network: TrainedNetwork) -> dict[str, Any]:
         **({"activation": format_activation(network)} if network.class_names else {}),
         "class_names": network.class_names,
         "image_size": network.image_size,
-        "normalization": {
-            "mean": normalization.mean,
-            "scale": normalization.scale,
-            "channel_order": normalization.channel_order,
-        },
+        "preprocessing": describe_input(network),
         "weights": network.weights,
         "step": network.step,
         "config": network.config.to_dict(),
@@ -125,24 +120,40 @@ def _describe(network: TrainedNetwork) -> dict[str, Any]:
 
 def format_input(network: TrainedNetwork) -> str:
     """Formats in one sentence how an image becomes the network's input."""
-    crop, normalization = network.crop, network.input.normalization
+    normalization = network.input.normalization
     channels = "" if network.input.channels == 3 else f" of {counted(network.input.channels, 'channel')}"
     order = "" if normalization.channel_order == "RGB" else f", channels in the order {normalization.channel_order}"
     return (
-        f"{network.image_size} x {network.image_size} pixels{channels}, {_format_crop(crop)}; "
+        f"{network.image_size} x {network.image_size} pixels{channels}: {network.crop.summary(network.image_size)}; "
         f"(pixel - mean) * scale with mean {_numbers(normalization.mean)} and scale "
         f"{_numbers(normalization.scale)}{order}"
     )
 
 
+def describe_input(network: TrainedNetwork) -> dict[str, Any]:
+    """What `format_input` says, as plain JSON values for a program without this package.
+
+    Returns:
+      "image_size" and "channels" of the input; "steps" from the decoded image to that size, as `EvalCrop.steps`;
+      "interpolation" of the resizes, the "library" and its "name" there; then pixels become
+      (pixel - mean) * scale, "mean" and "scale" per channel in "channel_order".
+    """
+    normalization = network.input.normalization
+    library, name = resampling.LIBRARIES[network.crop.interpolation]
+    return {
+        "image_size": network.image_size,
+        "channels": network.input.channels,
+        "steps": network.crop.steps(network.image_size),
+        "interpolation": {"library": library, "name": name},
+        "mean": list(normalization.mean),
+        "scale": list(normalization.scale),
+        "channel_order": normalization.channel_order,
+    }
+
+
 def format_activation(network: TrainedNetwork) -> str:
     """The function that turns logits into probabilities: "softmax", or "sigmoid" where images have several labels."""
     return "sigmoid" if network.label_columns else "softmax"
-
-
-def _format_crop(crop: EvalCrop) -> str:
-    extent = f"of {crop.resize} pixels" if crop.resize else f"of {100 * crop.fraction:g} % of each side"
-    return f"{crop.rule} crop {extent} ({crop.interpolation})"
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -164,7 +175,8 @@ def _card(network: TrainedNetwork, workdir: Path) -> str:
         f"module `inception_jax.create_model({name!r}, …)`; `{CONFIG}` has its options.",
         f"## Input and output\n\nImages: {format_input(network)}.\n\n"
         + (
-            f"{len(classes):,} classes{_KINDS[format_activation(network)]}: {some}"
+            f"{len(classes):,} classes{_KINDS[format_activation(network)]}: {some}\n\n"
+            f"The network's outputs are logits; the probabilities are their {format_activation(network)}."
             if classes
             else "No classifier: the output is the features."
         ),

@@ -37,13 +37,10 @@ class Preprocessing:
         }
 
     def summary(self) -> str:
-        """One line: `299 pixels, torchvision crop of 341 pixels (pil_bicubic), inception normalization`."""
-        crop = self.crop
-        extent = f"of {crop.resize} pixels" if crop.resize else f"of {100 * crop.fraction:g} % of each side"
+        """One line: size, crop and interpolation in words, the normalization by its name."""
         doubt = "" if self.published else "; the publisher gives no crop"
         return (
-            f"{self.image_size} pixels, {crop.rule} crop {extent} ({crop.interpolation}), "
-            f"{self.normalization} normalization{doubt}"
+            f"{self.image_size} pixels: {self.crop.summary(self.image_size)}; {self.normalization} normalization{doubt}"
         )
 
 

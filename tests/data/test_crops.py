@@ -118,3 +118,17 @@ def test_refuses_crops_that_cannot_be(fields, message):
 def test_refuses_a_side_below_the_crop():
     with pytest.raises(UserError, match=r"crop\.resize: 20; at least the image size, 24"):
         center_crop(make_crops.sample_image(37, 53), 24, EvalCrop(resize=20))
+
+
+def test_a_crop_in_words():
+    """What a person is told who writes the crop for another program."""
+    assert EvalCrop(fraction=1.0).summary(64) == (
+        "shorter side resized to 64 pixels (OpenCV's INTER_LINEAR, the longer one rounded down), center crop of 64 "
+        "(half pixels rounded down)"
+    )
+    assert EvalCrop("squash", interpolation="pil_bicubic", resize=256).summary(224) == (
+        "both sides resized to 256 pixels (Pillow's BICUBIC), center crop of 224 (half pixels rounded down)"
+    )
+    assert EvalCrop("central_fraction", interpolation="tf_bilinear").summary(299) == (
+        "the central 87.5 % of each side, both sides resized to 299 pixels (TensorFlow 1's resize_bilinear)"
+    )

@@ -1,21 +1,29 @@
 """The verb `export`: every target of one run, each read again by what it is for."""
 
 import dataclasses
+import itertools
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
+import cv2
 import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
 from inception_jax import export, load_pretrained, load_run
+from inception_jax.data.crops import EvalCrop, center_crop
 from inception_jax.errors import UserError
 from inception_jax.exports import from_run
 from inception_jax.pretrained import hub
 from inception_jax.weight_files import read_weights
 from inception_jax.weight_files.safetensors_writer import load_safetensors
+
+from ..conftest import ROOT
+
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,10 @@ def test_a_folder_for_a_hub_is_loaded_again(network, exported, images):
     assert other.model == network.model and other.class_names == network.class_names and other.crop == network.crop
     assert (other.step, other.weights) == (network.step, network.weights) == (said["step"], said["weights"])
     assert_same(other.variables, network.variables)
+    about = json.loads((folder / "config.json").read_text())
+    assert about["preprocessing"] == json.loads(json.dumps(hub.describe_input(network))) == said["preprocessing"]
     card = (folder / "README.md").read_text()
+    assert "outputs are logits; the probabilities are their softmax" in card
     metadata, _, text = card.removeprefix("---\n").partition("\n---\n\n")
     accuracy = metadata.rpartition("value: ")[2].rstrip("}]")
     assert metadata.startswith("library_name: inception_jax\npipeline_tag: image-classification\n")
@@ -76,8 +87,6 @@ def test_a_folder_for_a_hub_is_loaded_again(network, exported, images):
 def test_programs_compute_what_the_network_computes(network, exported, images):
     wanted = network.features(images, ["logits", "inception_4e"], batch_size=8)
     normalization = network.input.normalization
-    from inception_jax.data.crops import center_crop
-
     pixels = np.stack([center_crop(image, network.image_size, network.crop) for image in images]).astype(np.float32)
     inputs = (pixels - np.float32(normalization.mean)) * np.float32(normalization.scale)
     path, _ = exported("stablehlo", "a.stablehlo", "--endpoints=inception_4e")
@@ -91,6 +100,47 @@ def test_programs_compute_what_the_network_computes(network, exported, images):
         np.testing.assert_allclose(array, wanted[name], rtol=1e-4, atol=1e-4 * np.abs(array).max())
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == network.class_names and "scale 1" in about["input"]
+
+
+@pytest.fixture
+def snippet(exported, tmp_path, monkeypatch, capsys):
+    """Runs the README's program for an image; returns its names, and what it printed."""
+    (code,) = [
+        block for block in FENCE.findall((ROOT / "inception_jax/exports/README.md").read_text()) if "argv" in block
+    ]
+
+    def run(path, image):
+        cv2.imwrite(file := str(tmp_path / "image.png"), image[..., ::-1])
+        monkeypatch.setattr("sys.argv", ["snippet", str(path), file])
+        exec(code, names := {})
+        return names, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_the_program_of_the_page_gives_the_probabilities(network, exported, images, snippet):
+    pytest.importorskip("onnxruntime", reason="runs the exported graph")
+    path, said = exported("onnx", "a.onnx")
+    for image in images:
+        names, printed = snippet(path, image)
+        found = network.predict(image, top_k=10)
+        wanted = {
+            network.class_names[k]: p for k, p in zip(found["classes"][0], found["probabilities"][0], strict=True)
+        }
+        assert printed.keys() == wanted.keys() and all(abs(printed[name] - wanted[name]) < 1e-5 for name in wanted)
+    assert names["about"] == said["preprocessing"] == hub.describe_input(network) and said["activation"] == "softmax"
+    for rule, sides in itertools.product(("center", "torchvision", "squash"), ({"resize": 19}, {"fraction": 0.8}, {})):
+        for interpolation in ("bilinear", "area", "pil_bicubic"):
+            assert_the_same_pixels(names["crop"], network, EvalCrop(rule, interpolation=interpolation, **sides))
+    assert_the_same_pixels(names["crop"], network, EvalCrop("central_fraction", 0.7, "cubic"))
+
+
+def assert_the_same_pixels(crop, network, rule):
+    """A program's crop by what the metadata say of a rule, beside ours, for images of odd and even sides."""
+    about = hub.describe_input(SimpleNamespace(crop=rule, image_size=16, input=network.input))
+    for height, width in ((23, 41), (50, 36), (16, 16)):
+        image = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+        np.testing.assert_array_equal(crop(image, about), center_crop(image, 16, rule), err_msg=rule.summary(16))
 
 
 def test_weights_under_our_names_and_a_publishers(network, exported, small_run):

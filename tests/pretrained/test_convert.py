@@ -294,7 +294,14 @@ def test_the_card_of_imported_weights_says_where_they_are_from(converted, networ
     card = (tmp_path / "hub" / "README.md").read_text()
     origin = json.loads((converted / workdir.FILE).read_text())
     assert f"Imported from `mine.npz` (sha256 {origin['sha256']}), torchvision's inception_v1_bn." in card
-    assert "model-index" not in card and "64 x 64 pixels, torchvision crop of 73 pixels (pil_bilinear)" in card
+    assert (
+        "model-index" not in card
+        and (
+            "64 x 64 pixels: shorter side resized to 73 pixels (Pillow's BILINEAR, the longer one rounded down), "
+            "center crop of 64 (half pixels rounded to the even pixel); (pixel - mean)"
+        )
+        in card
+    )
     loaded = hub.load(tmp_path / "hub")
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, network[1])
     (tmp_path / "hub" / "model.safetensors").unlink()
