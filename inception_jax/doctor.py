@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inception_jax import command_line, recipe_files
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def main(argv: list[str]) -> int:
@@ -21,11 +25,14 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # another program may be using the GPU
     from inception_jax.diagnostics import examination, findings
 
-    if not of_config and flags.workdir and (Path(flags.workdir) / "config.json").is_file():
-        of_config = [f"--config={Path(flags.workdir) / 'config.json'}"]
-    load = (lambda: recipe_files.load_config(of_config)[0]) if of_config else None
+    def load() -> ConfigDict:
+        return recipe_files.load_config(recipe_files.of_run(of_config, flags.workdir) if flags.workdir else of_config)[
+            0
+        ]
+
+    has_config = bool(of_config) or bool(flags.workdir and (Path(flags.workdir) / "config.json").is_file())
     found = []
-    for one in examination.examine(flags, load):
+    for one in examination.examine(flags, load if has_config else None):
         found.append(one)
         if not flags.json:
             print(findings.format_text([one]), flush=True)

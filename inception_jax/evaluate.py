@@ -24,7 +24,14 @@ def main(argv: list[str]) -> int:
     """Evaluates, prints the metrics (`--json`: all of the result), and writes result and plots to the workdir."""
     arguments = _arguments()
     if any(argument.startswith("--config") for argument in argv):
-        flags, recipe, _ = recipe_files.parse_with_config(arguments, argv)
+        flags, of_config = recipe_files.parse(arguments, argv)
+        if recipe_files.recipe_of(of_config) is None:
+            run = flags.workdir or "RUN"
+            raise UserError(
+                f"{of_config[0]}: needs --config; to evaluate a run with other fields: --config={run}/config.json "
+                f"--checkpoint={run} --workdir=OUT, where the results are written"
+            )
+        recipe, _ = recipe_files.load_config(of_config)
     else:
         flags, recipe = arguments.parse_args(argv), None
     _check(flags, recipe, arguments)

@@ -119,7 +119,7 @@ def check_named(names: Iterable[str], used: Iterable[tuple[str, str]]) -> str | 
 
 
 def copy_files(names: Iterable[str], workdir: Path) -> list[str]:
-    """Copies the files of `config.extensions` to a workdir, as they were imported.
+    """Copies the files of `config.extensions` to a workdir, as they were imported; a copy that was imported stays.
 
     Returns:
       The names of the copies that replaced another content: the run began with other code.
@@ -134,6 +134,8 @@ def copy_files(names: Iterable[str], workdir: Path) -> list[str]:
             raise UserError(f"config.extensions: two files are named {path.name}; a workdir keeps one of a name")
         copy = workdir / DIRECTORY / path.name
         try:
+            if copy.exists() and hashlib.sha256(copy.read_bytes()).hexdigest() == FILES.get(os.path.realpath(path)):
+                continue
             content = path.read_bytes()
             if copy.exists() and copy.read_bytes() == content:
                 continue

@@ -6,6 +6,7 @@ import argparse
 import collections
 import functools
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,29 @@ def parse_with_config(
     return namespace, config, overrides
 
 
+def recipe_of(of_config: Sequence[str]) -> str | None:
+    """The value of the first `--config=…` among arguments that `split_arguments` returns; None: it is left out."""
+    return next((argument.partition("=")[2] for argument in of_config if argument.startswith("--config=")), None)
+
+
+def of_run(of_config: Sequence[str], workdir: str | os.PathLike) -> list[str]:
+    """The arguments of a config, with that of the run in the workdir where `--config` is left out.
+
+    Args:
+      of_config: as `parse` returns it.
+      workdir: on this machine; it may be missing.
+
+    Raises:
+      UserError: neither `--config` nor a run in the workdir.
+    """
+    file = Path(workdir) / "config.json"
+    if recipe_of(of_config) is not None:
+        return [*of_config]
+    if not file.is_file():
+        raise UserError(f"{_missing()}; without it the workdir needs to hold a run, and {file} is not there")
+    return [f"--config={file}", *of_config]
+
+
 def check_model(name: str) -> None:
     """Checks the name of a network on a command line without a recipe.
 
@@ -146,7 +170,7 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
     from ml_collections import ConfigDict, config_flags
 
     arguments, _ = split_arguments(arguments)
-    given = next((argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")), None)
+    given = recipe_of(arguments)
     if given is None:
         raise _missing()
     types = _types()
@@ -196,8 +220,8 @@ def _note_repeated(overrides: Sequence[str], types: Mapping[str, type | None]) -
 
 def find_workdir(argv: Sequence[str]) -> Path | None:
     """Returns the workdir of the run whose config.json is the `--config` of a command line; None: it is none's."""
-    given = [argument.partition("=")[2] for argument in split_arguments(argv)[0] if argument.startswith("--config=")]
-    file = Path(given[0]) if given else None
+    given = recipe_of(split_arguments(argv)[0])
+    file = Path(given) if given is not None else None
     return file.parent if file is not None and file.name == "config.json" and file.is_file() else None
 
 

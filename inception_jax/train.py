@@ -16,10 +16,16 @@ def main(argv: list[str]) -> int:
     arguments.add_argument(
         "--workdir",
         required=True,
-        help="directory of the run, or an address such as gs://bucket/run; the same command resumes it",
+        help="directory of the run, or an address such as gs://bucket/run; the same command resumes it, without "
+        "--config, too: then the run's config.json is the recipe",
     )
     arguments.add_argument("--json", action="store_true", help="print the content of result.json, not the summary")
-    flags, config, _ = recipe_files.parse_with_config(arguments, argv)
+    flags, of_config = recipe_files.parse(arguments, argv)
+    if recipe_files.recipe_of(of_config) is None:
+        from inception_jax.runs import remote_workdir
+
+        of_config = recipe_files.of_run(of_config, remote_workdir.local_copy(flags.workdir, checkpoints=False))
+    config, _ = recipe_files.load_config(of_config)
 
     from inception_jax.multihost import processes
     from inception_jax.runs import conclusion

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from inception_jax import command_line, recipe_files
+from inception_jax import command_line, evaluate, recipe_files
 from inception_jax.__main__ import VERBS
 from inception_jax.config import Config
 from inception_jax.errors import UserError
@@ -119,6 +119,20 @@ def test_a_recipe_that_is_not_there_or_does_not_load(recipe):
         parse(f"--config={recipe}")
     with pytest.raises(UserError, match=r"--workdir: its value is empty .*; give a value$"):
         parse(f"--config={recipe}", "--workdir=")
+
+
+def test_the_config_of_the_run_in_the_workdir(recipe, tmp_path):
+    """Where --config is left out; with overrides."""
+    with pytest.raises(UserError, match=r"^--config is missing: name a recipe, such as .*config.json is not there$"):
+        recipe_files.of_run(["--config.seed=3"], tmp_path)
+    _, config, _ = parse(f"--config={recipe}", "--workdir=w", "--config.num_steps=7")
+    (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    loaded, overrides = recipe_files.load_config(recipe_files.of_run(["--config.seed=3"], tmp_path))
+    assert (loaded.seed, loaded.num_steps, overrides) == (3, 7, {"seed": 3})
+    given = [f"--config={recipe}", "--config.seed=3"]
+    assert recipe_files.of_run(given, tmp_path) == given
+    with pytest.raises(UserError, match=r"^--config.seed=3: needs --config; .*--config=w/config.json --checkpoint=w "):
+        evaluate.main(["--workdir=w", "--config.seed=3"])
 
 
 def test_whole_numbers_may_be_written_as_floats(recipe):

@@ -53,6 +53,18 @@ def test_it_resumes_to_the_same_bits_also_in_worker_processes(run, run_command, 
     assert "note: mine.py has changed since the run began" in err
 
 
+def test_it_resumes_by_its_workdir_alone_where_the_recipe_is_gone(run, run_command, own_recipe, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    config = (workdir / "config.json").read_text()
+    (workdir / "config.json").write_text(config.replace(str(own_recipe), "/nowhere/mine.py"))
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    (workdir / "result.json").unlink()
+    code, _, err = run_command("train", "--config.data.threads=2", f"--workdir={workdir}")
+    assert code == 0 and "continued from step 8" in err, err
+    assert outcome(workdir)[1] == outcome(run)[1] and "has changed since" not in err
+    assert json.loads((workdir / "config.json").read_text())["data"]["threads"] == 2
+
+
 SINK = """
 import json
 from inception_jax.runs.sinks import Sink
