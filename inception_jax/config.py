@@ -78,6 +78,11 @@ def field_types() -> dict[str, type]:
     return types | {f"model.options.{name}": kind for name, kind in sorted(_model_options().items())}
 
 
+def optional_fields() -> set[str]:
+    """Returns the dotted paths of the fields that may be unset, as None; the options of the models included."""
+    return {path for path, value in _leaves(default()) if value is None}
+
+
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in config:
         value = config[name]

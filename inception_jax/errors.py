@@ -241,3 +241,13 @@ def refuse_empty(flag: Any, required: bool = False) -> NoReturn:
     """Raises the error for a flag with an empty value."""
     remedy = "give a value" if required else "give a value, or leave it out"
     raise UserError(f"{flag}: its value is empty (a shell variable that is not set?); {remedy}")
+
+
+def text_failure(error: OSError | UnicodeDecodeError) -> str:
+    """Why a text file cannot be read: the system's reason, or that it is not UTF-8, with the remedy."""
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        return (
+            f"not UTF-8 (byte {byte:#04x}); save it as UTF-8 (in a spreadsheet 'CSV UTF-8'; iconv -f LATIN1 -t UTF-8)"
+        )
+    return error.strerror or str(error)

@@ -155,7 +155,7 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
     """Loads `--config=RECIPE[:ARGUMENT]` and its overrides `--config.FIELD=VALUE`.
 
     RECIPE is a Python file, or the config.json of a run. Where there is no such file, NAME, NAME.py and configs/NAME.py
-    are the recipe NAME that is installed with the package.
+    are the recipe NAME that is installed with the package. VALUE None unsets a field that may be unset.
 
     Args:
       arguments: the arguments of a command line that begin with `--config`, and their values.
@@ -176,6 +176,7 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
     types = _types()
     overrides = [_override(argument, types) for argument in arguments if argument.startswith("--config.")]
     _note_repeated(overrides, types)
+    overrides, unset = _split_unset(overrides, types)
     found = _find_recipe(given)
     values = flags.FlagValues()
     try:
@@ -189,6 +190,10 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
             values(["inception_jax", *words])
         config = holder.value
         overridden = config_flags.get_override_values(values["config"])
+        for path in unset:
+            section, _, name = path.rpartition(".")
+            holder_of = functools.reduce(getattr, filter(None, section.split(".")), config)
+            holder_of[name] = overridden[path] = None
     except flags.Error as error:
         raise UserError(_last_line(error, given)) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -216,6 +221,26 @@ def _note_repeated(overrides: Sequence[str], types: Mapping[str, type | None]) -
             _log_once(
                 f"{name}: given {len(given)} times; the last one counts, {given[-1]!r} (quote a value with braces)"
             )
+
+
+def _split_unset(overrides: Sequence[str], types: Mapping[str, type | None]) -> tuple[list[str], list[str]]:
+    """Splits overrides: those with a value, and the paths of fields that None unsets, which ml_collections cannot.
+
+    Raises:
+      UserError: None for a number, a boolean or a tuple that cannot be unset.
+    """
+    if not any(override.endswith("=None") for override in overrides):
+        return [*overrides], []
+    from inception_jax import config as configs
+
+    optional = configs.optional_fields()
+    last = {_path(override): override.partition("=")[2] for override in overrides}
+    for path, value in last.items():
+        if value == "None" and path not in optional and types.get(path) in (int, float, bool, tuple):
+            raise UserError(f"--config.{path}=None: it needs a value, and cannot be unset")
+    unset = [path for path, value in last.items() if value == "None" and path in optional]
+    given = [one for one in overrides if _path(one) not in unset]
+    return [one for one in given if _path(one) not in optional or one.partition("=")[2] != "None"], unset
 
 
 def find_workdir(argv: Sequence[str]) -> Path | None:
@@ -276,6 +301,8 @@ def _override(argument: str, types: Mapping[str, type | None]) -> str:
         inside = [name for name in types if name.startswith(f"{path}.")]
         raise UserError(f"{flag}: a section, not a field; set one of its fields, such as --config.{inside[0]}=…")
     given = f"{flag}={shorten(value)}"
+    if value == "None":
+        return argument  # `_split_unset` refuses it where it does not unset the field
     if types[path] is int:
         value = _whole_number(given, value)
     elif types[path] is float:

@@ -135,6 +135,18 @@ def test_the_config_of_the_run_in_the_workdir(recipe, tmp_path):
         evaluate.main(["--workdir=w", "--config.seed=3"])
 
 
+def test_none_unsets_a_field(recipe):
+    """Of any type; one that needs a value keeps the text, or refuses it. The last value of a field counts."""
+    given = ["--config.initialize.checkpoint=None", "--config.num_steps=None", "--config.model.options.bn_epsilon=None"]
+    _, config, overrides = parse(f"--config={recipe}", "--workdir=w", "--config.num_steps=7", *given)
+    assert config.initialize.checkpoint is config.num_steps is config.model.options.bn_epsilon is None
+    assert overrides == {"initialize.checkpoint": None, "num_steps": None, "model.options.bn_epsilon": None}
+    _, config, overrides = parse(f"--config={recipe}", "--workdir=w", *given, "--config.num_steps=7")
+    assert config.num_steps == overrides["num_steps"] == 7
+    with pytest.raises(UserError, match=r"--config.batch_size=None: it needs a value"):
+        parse(f"--config={recipe}", "--workdir=w", "--config.batch_size=None")
+
+
 def test_whole_numbers_may_be_written_as_floats(recipe):
     _, config, overrides = parse(f"--config={recipe}", "--workdir=w", "--config.num_steps=1e3", "--config.seed=2.0")
     assert (config.num_steps, config.seed, overrides["num_steps"]) == (1000, 2, 1000)

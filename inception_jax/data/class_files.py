@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, text_failure
 
 
 def read_class_file(path: str) -> dict[str, str]:
@@ -26,7 +26,7 @@ def read_class_file(path: str) -> dict[str, str]:
     try:
         lines = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.class_names: cannot read {path}: {error}") from None
+        raise UserError(f"data.class_names: cannot read {path}: {text_failure(error)}") from None
     found: dict[str, str] = {}
     for line in filter(None, lines):
         folder, _, name = (part.strip() for part in line.partition("\t"))

@@ -517,8 +517,14 @@ def _read_split(name: str, split: str, infos: Any, names: Sequence[str] | None =
         known = ", ".join(f"{s} ({infos[s].num_examples})" for s in names or infos)
         unknown = "Unknown split" in str(error)
         reason = nearest(split, infos) if unknown else f": {str(error).splitlines()[-1]}"
+        if (percent := re.sub(r"(?<=[\[:])-?0?\.\d+(?=[:\]])", _as_percent, split)) != split:
+            reason = f": a part is given in percent; did you mean {percent!r}?"
         hint = hint if unknown and not reason else ""
         raise UserError(f"{'unknown ' * unknown}split {split!r} of {name}{reason}; splits: {known}{hint}") from None
+
+
+def _as_percent(fraction: re.Match[str]) -> str:
+    return f"{100 * float(fraction[0]):g}%"
 
 
 def _not_empty(dataset: Dataset) -> Dataset:

@@ -22,7 +22,7 @@ from inception_jax.data.folders import FolderScan, FolderSplit
 from inception_jax.data.label_sets import COLUMNS, LabelSets, is_set
 from inception_jax.data.names import PackedNames, nearest_entry, printable
 from inception_jax.data.tables import holds_bytes
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, nearest, text_failure
 
 _SPLIT = "split"
 _NEAR_SPLIT = 0.75  # "splits", "Split" and "spilt"; but "site" and "slide" are columns of their own
@@ -111,10 +111,10 @@ def _read_rows(
         raise UserError(f"{name}: a list has the suffix .csv, .tsv or .parquet")
     except FileNotFoundError:
         raise UserError(f"{name}: no such file{nearest_entry(file)}") from None
-    except OSError as error:
-        raise UserError(f"{name}: {error.strerror or error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{name}: cannot be read as UTF-8 text with columns: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}: {text_failure(error)}") from None
+    except csv.Error as error:
+        raise UserError(f"{name}: cannot be read as text with columns: {error}; correct it, or save it anew") from None
 
 
 def _columns(

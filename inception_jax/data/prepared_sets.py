@@ -5,6 +5,7 @@ TFDS's own `builder_from_files` and `builder_from_directory` find and describe t
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -70,7 +71,8 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
         _refuse_path(name)
         _refuse_other_name(name)
         raise UserError(
-            f"data set {name!r}: not a name; NAME, NAME/CONFIG or NAME:1.2.3 is allowed{_of_the_hub(name)}"
+            f"data set {name!r}: not a name, and there is no such path; a prepared data set is NAME, NAME/CONFIG or "
+            f"NAME:1.2.3, files are {', '.join(_kinds())}{_of_the_hub(name)}"
         ) from None
     try:
         return read_only_builder.builder_from_files(name, data_dir=os.fspath(data_dir))
@@ -147,6 +149,13 @@ def _refuse_path(name: str) -> None:
     path = Path(name).expanduser()
     if path.is_dir() and huggingface_files.is_data_set(path):
         raise UserError(f"data set {name!r}: a Hugging Face data set; name it huggingface:{name}")
+    missing = "" if glob.has_magic(name) or path.exists() else f" {printable(str(path))} is not there;"
+    if path.suffix in (".csv", ".tsv", ".parquet"):
+        raise UserError(f"data set {name!r}:{missing} a list of images is named with its kind: list:{name}")
+    if path.suffix == ".tar":
+        raise UserError(f"data set {name!r}:{missing} tars are named with their kind: webdataset:{name}")
+    if any(path.glob("*.tar")):
+        raise UserError(f"data set {name!r}: a folder of tars; name it webdataset:{path / '*.tar'}")
     if path.is_dir():
         raise UserError(f"data set {name!r}: a folder; class folders are named with their kind: folder:{name}")
     if name.startswith(("/", "./", "../", "~")):

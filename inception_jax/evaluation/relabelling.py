@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, nearest, text_failure
 from inception_jax.evaluation.split_predictions import SplitPredictions
 
 # A file of ILSVRC's validation set: ILSVRC2012_val_00000001.JPEG to …50000.JPEG; its lists name images by this number.
@@ -194,5 +194,4 @@ def _read(path: str, flag: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{flag}={path}: cannot be read: {reason}") from None
+        raise UserError(f"{flag}={path}: cannot be read: {text_failure(error)}") from None

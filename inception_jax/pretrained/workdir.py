@@ -21,7 +21,7 @@ from inception_jax.checkpoints.identity import RunIdentity, new_run_id
 from inception_jax.checkpoints.reading import load_variables
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
-from inception_jax.errors import UserError, write_error
+from inception_jax.errors import UserError, text_failure, write_error
 from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import TrainedNetwork
 from inception_jax.pretrained.loading import LoadedWeights
@@ -148,7 +148,7 @@ def read_class_names(path: str | os.PathLike, count: int) -> list[str]:
     try:
         names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path}: {text_failure(error)}") from None
     if len(names) != count:
         raise UserError(f"{path}: {len(names)} names; the weights have {count} classes")
     return names

@@ -27,13 +27,9 @@ def override_arguments(values: Mapping[str, Any]) -> list[str]:
     """The arguments that set fields to values.
 
     Args:
-      values: {field: value}. None stands for a field that the recipe leaves unset, and needs no argument.
+      values: {field: value}; None unsets a field.
     """
-    return [
-        f"--config.{field}={value if isinstance(value, str) else repr(value)}"
-        for field, value in values.items()
-        if value is not None
-    ]
+    return [f"--config.{field}={value if isinstance(value, str) else repr(value)}" for field, value in values.items()]
 
 
 def check(config_arguments: Sequence[str], values: Mapping[str, Any]) -> None:
@@ -50,12 +46,7 @@ def check(config_arguments: Sequence[str], values: Mapping[str, Any]) -> None:
     found = dict(leaves(recipe))
     for field, value in values.items():
         if not _same(found[field], value):
-            why = (
-                "the recipe sets this field, and a command line cannot unset it"
-                if value is None
-                else f"the training process would read it as {found[field]!r}"
-            )
-            raise UserError(f"config.{field} = {value!r}: {why}")
+            raise UserError(f"config.{field} = {value!r}: the training process would read it as {found[field]!r}")
     config.check(recipe)
 
 

@@ -84,11 +84,23 @@ def make_budget(flags: argparse.Namespace, study_config: StudyConfig) -> SweepBu
       UserError: the budget is missing.
     """
     if flags.trials is None and flags.hours is None and study_config.is_endless:
-        raise UserError(f"--sampler={study_config.sampler} never ends; give a budget: --trials=N or --hours=H")
+        raise UserError(
+            f"--sampler={study_config.sampler} never ends; give a budget: --trials=N or --hours=H"
+            f"{_grid_instead(study_config.space)}"
+        )
     if study_config.is_endless:
         return SweepBudget(flags.trials, flags.hours)
     count = len(study_config.listed)
     return SweepBudget(count if flags.trials is None else min(flags.trials, count), flags.hours)
+
+
+def _grid_instead(space: Space | None) -> str:
+    """The end of an error: that a grid ends by itself, where the space has one."""
+    try:
+        count = sum(1 for _ in space.grid()) if space else 0
+    except UserError:
+        return ""
+    return f"; --sampler=grid takes each of the {count:,} configs of the space once" if count else ""
 
 
 def _metric(flags: argparse.Namespace, config: Config) -> str:

@@ -122,6 +122,12 @@ class WarmStart:
           CheckpointError: it is damaged. An older one is never used instead: that would be another experiment.
         """
         checkpoint = remote_workdir.local_copy(self._checkpoint)
+        if not checkpoint.exists():
+            raise UserError(
+                f"no checkpoints in {self._checkpoint}: there is no such directory; name a run "
+                "(--config.initialize.checkpoint=RUN), or make one of a publisher's weights: python -m "
+                f"inception_jax.convert --weights=FILE --output={self._checkpoint}"
+            )
         self.workdir = find_workdir(checkpoint)
         run_id = manifest.read_run_id(self.workdir)
         record = reading.load_record(checkpoint, self._step, run_id=run_id)

@@ -160,7 +160,7 @@ def test_other_columns(listed):
         (lines([("", "cat", "train")]), "line 2: path ''; a text"),
         (lines([("a/1.png", -1, "train")]), "line 2: label -1; integer labels are 0 to 999,999"),
         ("path,label,label\na,b,c\n", "'label' twice"),
-        ('path,label\n"a,b\n', "cannot be read as UTF-8 text with columns"),
+        ('path,label\n"a,b\n', "cannot be read as text with columns: .*; correct it"),
     ],
 )
 def test_what_is_wrong_is_named(listed, text, message):
@@ -168,6 +168,28 @@ def test_what_is_wrong_is_named(listed, text, message):
     with pytest.raises(UserError, match=message) as caught:
         load(name, "train")
     assert "list.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_encoding_is_named(listed):
+    name = listed(lines(ROWS))
+    file = Path(name.removeprefix("list:"))
+    file.write_bytes(file.read_bytes() + "1.png,caf\xe9,train\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"list.csv: not UTF-8 \(byte 0xe9\); save it as UTF-8"):
+        load(name, "train")
+    names, name = file.with_name("names.txt"), listed(lines(ROWS))
+    names.write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match=r"data.class_names: cannot read .*names.txt: not UTF-8 .*; save it as UTF-8"):
+        load(name, "train", class_names=str(names))
+
+
+def test_a_file_or_a_folder_without_its_kind(listed, tmp_path):
+    name = listed(lines(ROWS)).removeprefix("list:")
+    with pytest.raises(UserError, match=rf"'{name}': a list of images is named with its kind: list:{name}$"):
+        load(name, "train")
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "a.tar").touch()
+    with pytest.raises(UserError, match=rf"a folder of tars; name it webdataset:{tmp_path}/tars/\*\.tar$"):
+        load(str(tmp_path / "tars"), "train")
 
 
 def test_a_label_of_no_class_concerns_only_its_split(listed):

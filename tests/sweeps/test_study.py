@@ -341,7 +341,7 @@ def test_a_database_that_is_none(study, sweep, monkeypatch, url, message):
 
 TO_TARGET = ["--trials=1", "--metric=steps_to_target", "--config.stop.target=0.9"]
 FLAGS = {
-    "no budget": ([], "--sampler=tpe never ends; give a budget"),
+    "no budget": ([], "--sampler=tpe never ends; give a budget: --trials=N or --hours=H$"),
     "trials": (["--trials=0"], "--trials=0: it must be at least 1"),
     "hours": (["--hours=0"], "--hours=0: it must be greater than 0"),
     "workers": (["--trials=1", "--workers=0"], "--workers=0: it must be at least 1"),
@@ -385,6 +385,14 @@ def test_a_list_without_a_space_has_no_grid(study, sweep):
     study.space(LIST)
     with pytest.raises(UserError, match=r"has no get_space\(\) to make a grid of"):
         sweep("--sampler=grid")
+
+
+def test_a_space_of_few_configs_is_told_that_a_grid_ends(study, sweep):
+    study.space(
+        "from inception_jax.sweeps.space import choice\ndef get_space():\n    return {'seed': choice(1, 2, 3)}\n"
+    )
+    with pytest.raises(UserError, match=r"; --sampler=grid takes each of the 3 configs of the space once$"):
+        sweep()
 
 
 def test_without_optuna_it_is_one_line():

@@ -109,6 +109,13 @@ def test_another_network_is_told_as_such():
         warm_start.restore_matching(variables(1.0), source, (), "runs/v4")
 
 
+def test_a_checkpoint_that_is_not_there_is_told_how_to_make_one(tmp_path):
+    with pytest.raises(
+        UserError, match=r"no such directory; .*checkpoint=RUN\), .*convert --weights=FILE --output=.*v1$"
+    ):
+        warm_start.WarmStart(str(tmp_path / "v1")).restore_into(variables(1.0))
+
+
 def test_a_step_is_a_name_or_a_number():
     with pytest.raises(UserError, match=r"config.initialize.step = 'latest'; allowed: 'newest', 'best' or a step"):
         warm_start.WarmStart("runs/a", step="latest")
