@@ -114,10 +114,16 @@ def refuse_changed_config(workdir: Path, config: Config) -> None:
         dependent = run_length.what_depends_on_length(config)
         if path.startswith(MAY_CHANGE) or (path in LENGTH and not dependent):
             continue
-        why = f"; {dependent} depends on its length" if path in LENGTH else ""
+        why = way_out = ""
+        if path in LENGTH:
+            why = f"; {dependent} depends on its length"
+            way_out = (
+                f"; --workdir=NEW --config.initialize.checkpoint={workdir} starts a new run from its weights, without "
+                "its optimizer state, EMA and step"
+            )
         raise ConfigError(
             f"config.{path} = {new!r}: the run in {workdir} began with {old!r}{why}; continue it with "
-            "that, or choose another workdir"
+            f"that, or choose another workdir{way_out}"
         )
 
 
