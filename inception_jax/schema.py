@@ -368,8 +368,8 @@ SCHEMA: dict[str, Any] = {
         ),
         "max_corrupt": Field(
             0,
-            "undecodable images per run that are masked out of loss and metrics, counted per draw; one more "
-            "ends the run",
+            "undecodable images per run that are masked out of loss and metrics, counted per draw (a file counts in "
+            "every epoch); one more ends the run",
             allowed.COUNT,
         ),
         "stall_warning_seconds": Field(

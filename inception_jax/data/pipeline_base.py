@@ -64,6 +64,7 @@ class PipelineBase:
         self.process_index, self.process_count, self.prefetch = process_index, process_count, prefetch
         if not isinstance(skip_corrupt, bool):
             raise UserError(f"skip_corrupt: {skip_corrupt!r}; True or False is needed")
+        self.left_out: set[str] = set()  # the records that `skip_corrupt` left out in this process, not in its workers
         self.skip_corrupt, self.max_pixels = skip_corrupt, check_whole("max_pixels", max_pixels, 1)
         self.workers = default_workers(dataset) if workers is None else check_whole("workers", workers, 0)
         if threads is None:
@@ -151,6 +152,7 @@ class PipelineBase:
     def _leave_out(self, index: int, error: UserError) -> None:
         if not self.skip_corrupt:
             raise error
+        self.left_out.add(self.dataset.record_name(index))
         activity.warn_once(self.dataset.record_name(index), f"left out: {error}")
 
     def _decode(self, image: bytes | np.ndarray, name: Callable[[], str]) -> np.ndarray:

@@ -62,6 +62,7 @@ def _check_workdir(workdir: Path) -> Finding:
 
 def _examine_recipe(processes: int, load_recipe: Callable[[], ConfigDict], workdir: Path | None) -> Iterator[Finding]:
     """Yields the findings about a recipe, its data, and the run in the workdir."""
+    from inception_jax.diagnostics import image_files
     from inception_jax.diagnostics import recipe as recipes
     from inception_jax.diagnostics import workdir as workdirs
     from inception_jax.runs import run_state
@@ -90,6 +91,9 @@ def _examine_recipe(processes: int, load_recipe: Callable[[], ConfigDict], workd
     splits = setup.data.train.dataset, setup.data.eval.dataset
     yield run_check("data", lambda: recipes.check_data(*splits), remedy=_AGAIN)
     yield run_check("decoding", lambda: recipes.check_decoding(setup), remedy=_AGAIN)
+    training, evaluation = map(image_files.find_files, splits)
+    if training or evaluation:
+        yield run_check("files", lambda: image_files.check_headers(training, evaluation, setup), remedy=_AGAIN)
     yield run_check("statistics", lambda: recipes.check_statistics(setup, state()), remedy=_AGAIN)
     if setup.warm_start and (workdir is None or not run_state.is_run(workdir)):
         yield run_check("weights", lambda: recipes.check_initialization(setup), remedy=_AGAIN)

@@ -70,7 +70,8 @@ def evaluate(
     if missing > faults.max_corrupt:
         raise CorruptImages(
             f"{missing} images of {data.dataset.name} [{data.dataset.split}] cannot be decoded "
-            f"(lines above name them); config.faults.max_corrupt = {faults.max_corrupt}"
+            f"(lines on standard error name them); config.faults.max_corrupt = {faults.max_corrupt}: replace or remove "
+            f"them, or {missing} would do"
         )
     return _merge_processes(results)
 

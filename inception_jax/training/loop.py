@@ -37,7 +37,7 @@ from inception_jax.training.parallel import no_compilation
 from inception_jax.training.state import TrainState
 from inception_jax.training.step import Batch
 from inception_jax.training.target import TargetRecord, describe_progress
-from inception_jax.training.train_metrics import TrainMetrics
+from inception_jax.training.train_metrics import TrainMetrics, explain_left_out
 
 Evaluations = dict[str, Accumulator]  # by kind of weights: "raw", "ema"
 
@@ -121,6 +121,7 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
             loss_limit=faults.loss_limit,
             batch_size=config.batch_size,
             max_corrupt=faults.max_corrupt,
+            explain_corrupt=lambda: explain_left_out(setup.data.train.left_out, length),
         )
 
         spent = {"wall_seconds": before, "startup_seconds": clock.totals()["wall_seconds"] - before}

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import collections
 import math
+from collections.abc import Callable, Collection
 
 import jax
 import numpy as np
 
-from inception_jax.errors import NonFiniteLoss, UserError
+from inception_jax.errors import NonFiniteLoss, UserError, counted
+from inception_jax.training.run_length import RunLength
 
+_MOST_NAMES = 20
 _IN_FLIGHT = 2  # steps, or one call of more steps, that may be queued: enough to keep the devices busy, few to wait for
 # Counters in `state` beside the sums: they are not reset by a log row. Their names are those in checkpoints.
 _IN_A_ROW, _CORRUPT = "skipped_in_a_row", "corrupt_in_all"
@@ -22,6 +25,27 @@ _IN_A_ROW, _CORRUPT = "skipped_in_a_row", "corrupt_in_all"
 
 class CorruptImages(UserError):
     """More images could not be decoded than `config.faults.max_corrupt`."""
+
+
+def count_draws(files: int, length: RunLength) -> int:
+    """The draws of some files in a whole run whose epochs draw each once, as `config.faults.max_corrupt` counts."""
+    return files * math.ceil(length.epoch(length.total))
+
+
+def explain_left_out(names: Collection[str], length: RunLength) -> str:
+    """The end of an error about images that cannot be decoded: the distinct ones, and what to do.
+
+    Args:
+      names: of the records that were left out; empty where worker processes read them.
+      length: of the run.
+    """
+    if not names:
+        return "; lines on standard error name the files, each once: replace or remove them"
+    listed = ", ".join(sorted(names)[:_MOST_NAMES]) + ", …" * (len(names) > _MOST_NAMES)
+    return (
+        f"; {counted(len(names), 'file')} so far: {listed}; replace or remove them, or "
+        f"--config.faults.max_corrupt={count_draws(len(names), length)} would do"
+    )
 
 
 class TrainMetrics:
@@ -42,6 +66,7 @@ class TrainMetrics:
         loss_limit: float | None = None,
         batch_size: int | None = None,
         max_corrupt: int = 0,
+        explain_corrupt: Callable[[], str] = str,
     ):
         """Starts with no steps, or with the sums of an interrupted run.
 
@@ -52,8 +77,9 @@ class TrainMetrics:
           loss_limit: with `max_skipped` 0, a mean loss above it ends the run. (Otherwise the step skips itself by
             `Objective.loss_limit`, and this is for the message.)
           batch_size: examples in the global batch; needed with `max_corrupt`.
-          max_corrupt: undecodable images of the whole run that may be masked out of the batches; 0: masked rows are not
-            counted.
+          max_corrupt: undecodable images of the whole run that may be masked out of the batches, counted anew each time
+            one is drawn; 0: masked rows are not counted.
+          explain_corrupt: returns the end of the error about more of them, as `explain_left_out`.
 
         Raises:
           ValueError: `max_corrupt` without `batch_size`.
@@ -64,6 +90,7 @@ class TrainMetrics:
             )
         self._max_skipped, self._loss_limit = max_skipped, loss_limit
         self._batch_size, self._max_corrupt = batch_size or 0, max_corrupt
+        self._explain_corrupt = explain_corrupt
         self._sums: collections.Counter[str] = collections.Counter(sums or {})
         self._skipped_in_a_row = int(self._sums.pop(_IN_A_ROW, 0))
         self._corrupt = int(self._sums.pop(_CORRUPT, 0))
@@ -148,7 +175,7 @@ class TrainMetrics:
             if self._corrupt > self._max_corrupt:
                 raise CorruptImages(
                     f"{self._corrupt} images could not be decoded by step {step}; config.faults.max_corrupt = "
-                    f"{self._max_corrupt}. Lines on standard error name their records, each once"
+                    f"{self._max_corrupt} counts draws, a file anew in every epoch{self._explain_corrupt()}"
                 )
 
     def _refuse_bad(self, step: int, values: dict[str, float]) -> None:

@@ -59,6 +59,7 @@ def test_training_leaves_them_out_and_names_each_once(intact, damaged, capfd):
     with pipeline.batches() as batches:  # three epochs, in several threads
         for _ in range(3):
             assert next(batches)["mask"].sum() == 11
+    assert {name.rpartition(", ")[2] for name in pipeline.left_out} == {*paths}
     lines = capfd.readouterr().err.splitlines()
     lines = [line for line in lines if not line.startswith("libpng")]  # its own message about the same image
     assert len(lines) == 3

@@ -17,7 +17,7 @@ import pytest
 from inception_jax import doctor, file_locks, recipe_files
 from inception_jax.checkpoints import reading
 from inception_jax.data import pipeline_base
-from inception_jax.diagnostics import environment, memory_estimate, recipe, workdir
+from inception_jax.diagnostics import environment, image_files, memory_estimate, recipe, workdir
 from inception_jax.diagnostics.findings import Finding, Status, ok, run_check
 from inception_jax.errors import UserError
 from inception_jax.runs import lock
@@ -175,6 +175,39 @@ def test_images_that_cannot_be_decoded(tmp_path, arguments, capsys):
     assert found.status == Status.WARN and ".png" in found.text and "up to 3" in found.remedy
     found = recipe.check_data(built.data.train.dataset, built.data.eval.dataset)
     assert "16 examples in train, 16 in test, 2 classes; left out: 1 .psd" in found.text
+
+
+def test_the_headers_of_image_files(tmp_path, arguments, capsys, monkeypatch):
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        for index in range(8):
+            cv2.imwrite(str(tmp_path / name / f"{index}.png"), np.full((40, 40, 3), index, np.uint8))
+    data = [f"--config.data.name=folder:{tmp_path}", "--config.data.train_split=train[:75%]+train[75%:]"]
+    data += ["--config.num_steps=3", "--config.data.eval_split=test"]
+    found = examined(capsys, *arguments, *data)["files"]
+    assert found.status == Status.OK and found.text == "the headers of 32 of 32 image files: none is broken"
+    whole = (tmp_path / "train/cat/3.png").read_bytes()
+    (tmp_path / "train/cat/3.png").write_bytes(whole[:17])
+    (tmp_path / "train/dog/7.png").write_bytes(b"<html>")
+    (tmp_path / "test/dog/5.png").write_bytes(b"")
+    found = examined(capsys, *arguments, *data, code=2)["files"]
+    assert found.status == Status.FAIL and found.remedy.endswith("max_corrupt=6")
+    reason = "a truncated header, or an unknown format"
+    for text in ("3 broken: ", "test/dog/5.png (0 bytes), ", f"train/cat/3.png ({reason}), ", f"dog/7.png ({reason})"):
+        assert text in found.text
+    assert examined(capsys, *arguments, *data, "--config.faults.max_corrupt=6")["files"].status == Status.WARN
+    monkeypatch.setattr(image_files, "_SECONDS", 0.0)
+    assert "1 of 32 image files, a random sample" in examined(capsys, *arguments, *data, code=2)["files"].text
+    assert image_files.find_problem(str(tmp_path / "nowhere.png")) == "No such file or directory"
+    (tmp_path / "long.jpg").write_bytes(long_jpeg())
+    assert image_files.find_problem(str(tmp_path / "long.jpg")) is None
+
+
+def long_jpeg():
+    """A JPEG whose size stands behind 130 kB of other segments."""
+    encoded = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    segment = b"\xff\xee\xff\xff" + bytes(65533)
+    return encoded[:2] + 2 * segment + encoded[2:]
 
 
 def test_shared_memory_for_workers(arguments, monkeypatch):

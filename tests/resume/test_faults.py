@@ -200,6 +200,9 @@ def test_a_corrupt_image(arguments, run_command, tmp_path):
 
     code, _, err = run_command("train", *arguments, "--config.faults.max_corrupt=1")
     assert code == 2 and "config.faults.max_corrupt = 1" in err
+    assert (
+        "1 file so far: " in err and "005.png; replace or remove them, or --config.faults.max_corrupt=3 would do" in err
+    )
 
 
 @pytest.mark.slow

@@ -1,0 +1,91 @@
+"""Checks the headers of a data set's image files, without decoding them."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from inception_jax.data import image_headers, storage
+from inception_jax.data.datasets import Dataset
+from inception_jax.data.names import printable
+from inception_jax.data.records import ConcatenatedRecords, FileRecords, RecordRange
+from inception_jax.diagnostics.findings import Finding, fail, ok, warn
+from inception_jax.errors import counted
+from inception_jax.training.setup import Setup
+from inception_jax.training.train_metrics import count_draws
+
+_SECONDS = 10.0
+_MOST_NAMES = 50
+_HEADER = 1 << 16  # bytes; a file whose header is longer is read to its end
+
+
+Range = tuple[FileRecords, int, int]
+"""Files `start … stop - 1` of a source."""
+
+
+def find_files(dataset: Dataset) -> list[Range]:
+    """The image files on this machine that a split consists of: those of class folders and lists."""
+    source = dataset.source
+    parts = source.parts if isinstance(source, ConcatenatedRecords) else [RecordRange(source, 0, len(source))]
+    return [
+        (part.source, part.start, part.stop)
+        for part in parts
+        if isinstance(part.source, FileRecords) and not storage.is_remote(part.source.folder) and part.stop > part.start
+    ]
+
+
+def check_headers(training: list[Range], evaluation: list[Range], setup: Setup) -> Finding:
+    """Looks for empty files, truncated headers and unknown formats, and names all that are broken.
+
+    Args:
+      training: the files of the training split; of both splits together there is at least one.
+      evaluation: those of the evaluation split.
+      setup: of the run.
+
+    Returns:
+      The finding. Where all headers would take more than ten seconds, it is about a random sample, and says so.
+    """
+    ranges = [*training, *evaluation]
+    stops = np.cumsum([stop - start for _, start, stop in ranges])
+    total, of_training = int(stops[-1]), sum(stop - start for _, start, stop in training)
+    ends, read = time.monotonic() + _SECONDS, 0
+    broken: dict[str, str] = {}
+    draws = 0
+    for number in np.random.default_rng(0).permutation(total).tolist():
+        if read and time.monotonic() > ends:
+            break
+        place = int(np.searchsorted(stops, number, side="right"))
+        source, _, stop = ranges[place]
+        path = source.path(stop - (int(stops[place]) - number))
+        read += 1
+        if problem := find_problem(path):
+            broken[printable(path)] = problem
+            draws += number < of_training
+    of = f"the headers of {read:,} of {counted(total, 'image file')}" + ", a random sample" * (read < total)
+    if not broken:
+        return ok("files", f"{of}: none is broken")
+    names = [f"{path} ({problem})" for path, problem in sorted(broken.items())]
+    more = f", and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    text = f"{of}: {len(names):,} broken: {', '.join(names[:_MOST_NAMES])}{more}"
+    enough = max(count_draws(draws, setup.length), len(names))
+    remedy = f"replace or remove them; or leave them out: --config.faults.max_corrupt={enough}"
+    return (warn if setup.faults.max_corrupt >= enough else fail)("files", text, remedy)
+
+
+def find_problem(path: str) -> str | None:
+    """What is wrong with the header of an image file; None: nothing.
+
+    Args:
+      path: of the file.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEADER)
+            if not head:
+                return "0 bytes"
+            if image_headers.read_size(head) or image_headers.read_size(head + file.read()):
+                return None
+    except OSError as error:
+        return error.strerror or str(error)
+    return "a truncated header, or an unknown format"
