@@ -190,6 +190,8 @@ def test_a_file_is_imported_once_and_its_copy_instead_of_it(tmp_path):
     file.write_text(file.read_text() + "\n")  # another content: the run's copy is what this process has
     configs.from_dict(stored, copies=copies)
     configs.from_dict(stored)
+    assert extension_files.copy_files(recipe.extensions, tmp_path / "run") == []
+    (copies / "mine.py").write_text("# as if the run had begun with another file\n")
     assert extension_files.copy_files(recipe.extensions, tmp_path / "run") == ["mine.py"]
     with pytest.raises(UserError, match=r"run/extensions/mine\.py is not the mine\.py that this process has imported"):
         configs.from_dict(stored, copies=copies)

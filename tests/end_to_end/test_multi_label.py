@@ -157,7 +157,7 @@ def test_predictions_and_exports(run, trained, tmp_path, registrations):
     plain = tmp_path / "plain.safetensors"
     text = run("export", f"--workdir={trained}", "--to=safetensors", f"--output={plain}")
     assert (
-        "the probabilities are the sigmoid of the logits" in text
+        "outputs: logits; the probabilities are their sigmoid" in text
         and b'"activation":"sigmoid"' in plain.read_bytes()[:4000]
     )
     about, card = hub._describe(network), hub._card(network, trained)
