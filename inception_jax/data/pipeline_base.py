@@ -152,7 +152,7 @@ class PipelineBase:
     def _leave_out(self, index: int, error: UserError) -> None:
         if not self.skip_corrupt:
             raise error
-        self.left_out.add(self.dataset.record_name(index))
+        self.left_out.add(self.dataset.source.record_name(index))
         activity.warn_once(self.dataset.record_name(index), f"left out: {error}")
 
     def _decode(self, image: bytes | np.ndarray, name: Callable[[], str]) -> np.ndarray:
