@@ -43,10 +43,10 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing:
       not fit the classifier must not look like a small loss.
 
     Raises:
-      UserError: `label_smoothing` out of range.
+      UserError: `label_smoothing` out of range, or labels that are no integers.
     """
     _check_smoothing(label_smoothing)
-    num_classes = logits.shape[-1]
+    labels, num_classes = _class_indices(labels), logits.shape[-1]
     # NumPy's promotion: JAX's refuses two types under strict promotion.
     logits = logits.astype(np.promote_types(logits.dtype, jnp.float32))
     # Constant per row, so that the maximum neither overflows exp nor takes part in the gradient.
@@ -121,9 +121,13 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
 
     Returns:
       [...] bool. False for a row that holds a NaN and for a label outside [0, num_classes).
+
+    Raises:
+      UserError: the labels are no integers.
     """
     if k < 1:
         raise ValueError(f"k = {k}; allowed: 1 or more")
+    labels = _class_indices(labels)
     is_label = _is_label(labels, logits.shape[-1])
     label_logit = jnp.max(jnp.where(is_label, logits, -jnp.inf), axis=-1, keepdims=True)
     index = jnp.arange(logits.shape[-1], dtype=labels.dtype)
@@ -187,7 +191,7 @@ def inception_loss(
     def one_label_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         loss = softmax_cross_entropy(logits, labels, label_smoothing)
         # A label outside the classes keeps its NaN: the gather clips it to a class, and NaN times any weight is NaN.
-        return loss if class_weights is None else loss * jnp.asarray(class_weights, loss.dtype)[labels]
+        return loss if class_weights is None else loss * jnp.asarray(class_weights, loss.dtype)[_class_indices(labels)]
 
     total = head_loss(output.logits)
     heads = {"main": total}
@@ -196,6 +200,24 @@ def inception_loss(
         factor = weight if isinstance(weight, jax.Array) else float(weight)
         total = total + factor * heads[f"aux{number}"]
     return total, heads
+
+
+def _class_indices(labels: jax.Array) -> jax.Array:
+    """Labels in a dtype that holds the index of every class: uint8 does not hold 256, and would wrap around.
+
+    Args:
+      labels: [...], integer class indices of any width.
+
+    Returns:
+      [...] of at least 32 bits.
+
+    Raises:
+      UserError: the labels are no integers.
+    """
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UserError(f"labels: {labels.dtype}; give the indices of the classes as integers: labels.astype('int32')")
+    return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
 def _is_label(labels: jax.Array, num_classes: int) -> jax.Array:

@@ -74,6 +74,34 @@ def test_a_label_outside_the_classes_is_loud():
     assert top_k_correct(jnp.asarray(logits, jnp.float32), labels, 20).tolist()[1:3] == [False, False]
 
 
+@pytest.mark.parametrize("num_classes", [200, 300, 1000])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16])
+def test_labels_of_few_bits(x64, dtype, num_classes):
+    logits = np.random.default_rng(num_classes).normal(size=(6, num_classes))
+    largest = min(np.iinfo(dtype).max, num_classes - 1)
+    labels = np.array([0, 1, 100, 127, largest, largest - 1], dtype)
+    expected, _ = reference(logits, labels.astype(int), 0.1)
+    given = jnp.asarray(labels)
+    np.testing.assert_allclose(losses.softmax_cross_entropy(jnp.asarray(logits), given, 0.1), expected, rtol=1e-12)
+    output = types.SimpleNamespace(logits=jnp.asarray(logits), aux_logits=())
+    weights = np.linspace(0.5, 2, num_classes)
+    total, _ = losses.inception_loss(output, given, (), 0.1, weights.tolist())
+    np.testing.assert_allclose(total, weights[labels] * expected, rtol=1e-12)
+    mixed = losses.Labels(given, given[::-1], jnp.full(6, 0.25))
+    other, _ = reference(logits, labels[::-1].astype(int), 0.1)
+    found, _ = losses.inception_loss(output, mixed, (), 0.1)
+    np.testing.assert_allclose(found, 0.25 * expected + 0.75 * other, rtol=1e-12)
+    for k in (1, 5, num_classes // 2):
+        right = [label in row[:k] for label, row in zip(labels, np.argsort(-logits, axis=1), strict=True)]
+        assert top_k_correct(jnp.asarray(logits), given, k).tolist() == right
+
+
+def test_labels_that_are_no_integers():
+    for function in (losses.softmax_cross_entropy, lambda logits, labels: losses.top_k_correct(logits, labels, 1)):
+        with pytest.raises(UserError, match=r"^labels: float32; .* labels\.astype\('int32'\)$"):
+            function(jnp.zeros((2, 3)), jnp.zeros(2))
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
 def test_label_smoothing_out_of_range(value):
     with pytest.raises(UserError, match=r"config\.loss\.label_smoothing = .*allowed"):
