@@ -47,7 +47,7 @@ def register_model(
     Args:
       name: letters, digits and underscores.
       constructor: a subclass of `inception_jax.models.base.BaseNetwork`, or a `functools.partial` of one. It is called
-        without arguments to learn its options, which become fields of `config.model.options`. Its call takes (images
+        without options to learn them, and they become fields of `config.model.options`. Its call takes (images
         [B, H, W, in_channels], train, example_keys) and returns an `InceptionOutput`.
       image_size: default height and width of its input, in pixels.
       min_image_size: the smallest that it accepts.

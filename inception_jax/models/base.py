@@ -105,15 +105,18 @@ class BaseNetwork(nn.Module):
                 "bn_group_size and bn_axis_name: set only one: statistics are of a group of examples or over devices"
             )
 
+    @nn.nowrap
     def runs_heads(self, train: bool) -> bool:
         """Returns whether the auxiliary heads run: in training and during initialization only."""
         return self.aux_heads and self.num_classes > 0 and (train or self.is_initializing())
 
+    @nn.nowrap
     def check_rates(self, *fields: str) -> None:
         """Raises ModelError unless each field is a probability below 1."""
         for field in fields:
             checks.check_number(field, getattr(self, field), "in [0, 1)", 0 <= getattr(self, field) < 1)
 
+    @nn.nowrap
     def check_unused(self, because: str, *fields: str) -> None:
         """Raises ModelError if one of `fields` was set although it has no effect."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
@@ -121,6 +124,7 @@ class BaseNetwork(nn.Module):
             if getattr(self, field) != defaults[field]:
                 raise checks.ModelError(f"{field}: {getattr(self, field)!r} has no effect: {because}")
 
+    @nn.nowrap
     def layer_options(
         self, kernel_init: Initializer, linear_init: Initializer, bias: float = 0.0, conv_bias: bool = False
     ) -> LayerOptions:
@@ -140,7 +144,7 @@ class BaseNetwork(nn.Module):
             self.bn_axis_name,
             self.bn_axis_index_groups,
             self.bn_group_size,
-            self.bn_frozen,
+            tuple("/".join((*self.path, layer)) for layer in self.bn_frozen),  # as a submodule, its path is before
         )
         return LayerOptions(
             kernel_init,

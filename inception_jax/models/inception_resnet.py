@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 
 import flax.core
+import flax.linen as nn
 import jax
 
 from inception_jax.models import checks
@@ -166,6 +167,7 @@ class InceptionResnet(BaseNetwork):
             checks.check_number(field, getattr(self, field), "a finite number", math.isfinite(getattr(self, field)))
         checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
 
+    @nn.nowrap
     def block_counts(self) -> tuple[int, int, int]:
         """The numbers of block35, block17 and block8."""
         asked = (self.block35_count, self.block17_count, self.block8_count)

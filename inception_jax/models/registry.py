@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import traverse_util
 
 from inception_jax.models import (
@@ -30,7 +28,7 @@ from inception_jax.models.inception_v1 import InceptionV1
 from inception_jax.models.inception_v2 import InceptionV2
 from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.models.inception_v4 import InceptionV4
-from inception_jax.models.platforms import traced_for_shapes
+from inception_jax.models.initialization import variable_shapes
 from inception_jax.models.xception import Xception
 
 __all__ = ["ModelError", "ModelSpec", "create_model", "get_spec", "model_names", "model_options"]
@@ -249,17 +247,18 @@ def model_options(name: str) -> dict[str, Any]:
     Raises:
       ModelError: there is no network of that name.
     """
-    model = get_spec(name).constructor()
+    # Without parent=None Flax would make it a submodule of the module whose method calls this.
+    model = get_spec(name).constructor(parent=None)
     return {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in _FLAX_FIELDS}
 
 
-def create_model(name: str, **options: Any) -> BaseNetwork:
-    """Creates a network.
+def create_model(name: str, /, **options: Any) -> BaseNetwork:
+    """Creates a network, at the top or as a submodule in a method of a Flax module.
 
     Args:
-      name: one of `model_names()`.
+      name: one of `model_names()`; by position, since `name=` is that of Flax.
       **options: fields of the network's class, such as num_classes, in_channels, dtype, width_multiplier, aux_heads;
-        see `model_options(name)`.
+        see `model_options(name)`. And Flax's own, `name` (of a submodule) and `parent`.
 
     Returns:
       A Flax module; `model.init(key, images)` creates its variables, `model.apply(variables, images)` runs it.
@@ -287,7 +286,7 @@ def create_model(name: str, **options: Any) -> BaseNetwork:
                 f"{option}: create_model makes a module without weights; inception_jax.load_pretrained(NAME) of "
                 "a published file, such as 'timm/inception_v4.tf_in1k', or of a path gives a network with them"
             )
-        if option not in allowed:
+        if option not in allowed and option not in _FLAX_FIELDS:
             hint = nearest(option, allowed)
             raise ModelError(f"unknown option {option!r} of {name}{hint}; options: {', '.join(allowed)}")
     model = spec.constructor(**options)
@@ -300,9 +299,7 @@ def _check_frozen_layers(model: BaseNetwork, image_size: int) -> None:
     """Raises ModelError unless each path of `bn_frozen` is one of the network's batch norm layers."""
     if isinstance(model.bn_frozen, str):
         raise ModelError(f"bn_frozen: {model.bn_frozen!r} is a string; give a tuple of paths: ({model.bn_frozen!r},)")
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, model.in_channels), jnp.float32)
-    with traced_for_shapes():
-        shapes = jax.eval_shape(model.init, jax.random.key(0), image)["batch_stats"]
+    shapes = variable_shapes(model.clone(parent=None), image_size)["batch_stats"]
     layers = {path.rpartition("/")[0] for path in traverse_util.flatten_dict(shapes, sep="/")}
     for path in model.bn_frozen:
         if path not in layers:

@@ -13,6 +13,8 @@ import pytest
 
 import inception_jax
 from inception_jax.models import registry
+from inception_jax.models.inception_v1 import MODULES
+from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import ModelError, create_model, get_spec, model_names, model_options
 
 from .traced import shapes
@@ -63,7 +65,6 @@ def test_the_smallest_image(name):
         ("inception_v4", {"lrn": True}, "unknown option 'lrn' of inception_v4"),
         ("inception_v4", {"weights": "v4.npz"}, r"weights: .*inception_jax\.load_pretrained\(NAME\)"),
         ("inception_v4", {"pretrained": True}, r"pretrained: .*inception_jax\.load_pretrained\(NAME\)"),
-        ("inception_v4", {"parent": None}, "unknown option 'parent'"),
         (
             "inception_v1",
             {"module": "naiv"},
@@ -138,6 +139,36 @@ def test_options_and_their_defaults():
     assert (v4["dropout_rate"], v4["bn_epsilon"], v4["bn_momentum"], v4["bn_scale"]) == (0.2, 1e-3, 0.9997, True)
     assert [get_spec(name).aux_weights for name in model_names()[:8]] == [(0.3, 0.3)] * 3 + [(0.4,)] * 4 + [()]
     assert not {"parent", "name"} & set(options)
+
+
+def test_networks_as_submodules():
+    options = {"modules": {"3a": MODULES["3a"]}, "aux_heads": False, "num_classes": 3, "width_multiplier": 0.1}
+
+    class Pair(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            first = create_model("inception_v1_bn", **options, bn_frozen=("conv1/bn",))
+            second = create_model("inception_v1", **options, name="backbone")
+            assert create_model("inception_v1", **options, parent=None).scope is None
+            return first(images, train=train).logits + second(images).logits
+
+    model, images = Pair(), jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    variables = init_variables(model, jax.random.key(0), 32)
+    assert set(variables["params"]) == {"InceptionV1_0", "backbone"}
+    rngs = {"dropout": jax.random.key(1)}
+    _, updates = model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
+    before, after = (tree["batch_stats"]["InceptionV1_0"] for tree in (variables, updates))
+    changed = {
+        name: bool((after[name]["bn"]["mean"] != before[name]["bn"]["mean"]).any()) for name in ("conv1", "conv2")
+    }
+    assert changed == {"conv1": False, "conv2": True}  # bn_frozen
+
+
+@pytest.mark.parametrize("name", ["inception_v1", "inception_v2", "inception_resnet_v1", "xception"])
+def test_tabulate(name):
+    spec, model = get_spec(name), create_model(name, num_classes=3, width_multiplier=0.1)
+    images = jnp.zeros((1, spec.min_image_size, spec.min_image_size, 3))
+    assert "Total Parameters" in model.tabulate(jax.random.key(0), images, depth=1)
 
 
 def test_a_model_is_a_flax_module_that_compares_by_its_options():
