@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from inception_jax.models.initialization import init_variables as init_variables
     from inception_jax.models.outputs import InceptionOutput as InceptionOutput
     from inception_jax.models.registry import create_model as create_model
+    from inception_jax.models.registry import get_spec as get_spec
     from inception_jax.models.registry import model_names as model_names
     from inception_jax.pretrained.importing import import_weights as import_weights
     from inception_jax.pretrained.importing import variant_options as variant_options
     from inception_jax.pretrained.networks import load_pretrained as load_pretrained
     from inception_jax.training.from_config import from_config as from_config
+    from inception_jax.training.losses import inception_loss as inception_loss
 
 __version__ = "0.1.0"  # the only place; pyproject.toml reads it from here without running this file
 
@@ -34,7 +36,9 @@ _MODULES = {
     "TrainedNetwork": "inception_jax.evaluation.trained_network",
     "create_model": "inception_jax.models.registry",
     "from_config": "inception_jax.training.from_config",
+    "get_spec": "inception_jax.models.registry",
     "import_weights": "inception_jax.pretrained.importing",
+    "inception_loss": "inception_jax.training.losses",
     "init_variables": "inception_jax.models.initialization",
     "load_pretrained": "inception_jax.pretrained.networks",
     "load_run": "inception_jax.evaluation.trained_network",
@@ -49,9 +53,9 @@ _MODULES = {
 }
 
 __all__ = [
-    "InceptionOutput", "TrainedNetwork", "__version__", "create_model", "from_config", "import_weights",
-    "init_variables", "load_pretrained", "load_run", "model_names", "register_augmentation", "register_dataset",
-    "register_metric", "register_model", "register_optimizer", "register_sink", "variant_options",
+    "InceptionOutput", "TrainedNetwork", "__version__", "create_model", "from_config", "get_spec", "import_weights",
+    "inception_loss", "init_variables", "load_pretrained", "load_run", "model_names", "register_augmentation",
+    "register_dataset", "register_metric", "register_model", "register_optimizer", "register_sink", "variant_options",
 ]  # fmt: skip
 
 

@@ -13,9 +13,9 @@ import inception_jax
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = [
-    "InceptionOutput", "TrainedNetwork", "__version__", "create_model", "from_config", "import_weights",
-    "init_variables", "load_pretrained", "load_run", "model_names", "register_augmentation", "register_dataset",
-    "register_metric", "register_model", "register_optimizer", "register_sink", "variant_options",
+    "InceptionOutput", "TrainedNetwork", "__version__", "create_model", "from_config", "get_spec", "import_weights",
+    "inception_loss", "init_variables", "load_pretrained", "load_run", "model_names", "register_augmentation",
+    "register_dataset", "register_metric", "register_model", "register_optimizer", "register_sink", "variant_options",
 ]  # fmt: skip
 
 

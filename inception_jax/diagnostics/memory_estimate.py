@@ -74,7 +74,9 @@ def _activations(setup: Setup, state: TrainState, examples: int) -> int:
             keys = jax.vmap(jax.random.key)(seed + jnp.arange(examples))
             output: Any
             output, _ = model.apply(variables, inputs, train=True, example_keys=keys, mutable=["batch_stats"])
-            total, _ = losses.inception_loss(output, batch["label"], objective.aux_weights)
+            total, _ = losses.inception_loss(
+                output, batch["label"], objective.aux_weights, multi_label=columns is not None
+            )
             return jnp.sum(total)
 
         return jax.vjp(loss, trained)[1]

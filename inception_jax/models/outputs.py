@@ -19,8 +19,9 @@ class InceptionOutput:
       logits: [B, num_classes], before the softmax; float32, or float64 if the network computes in float64. With
         `num_classes=0` the [B, features] before the classifier.
       aux_logits: one array like `logits` per auxiliary head, the head nearest the input first; `()` when `train=False`.
-      endpoints: the output of every block of the trunk by the block's name, in the order of the network: [B, H, W, C],
-        and [B, C] after the global average pool. An endpoint that is not used costs nothing under `jax.jit`.
+      endpoints: the output of every block of the trunk by the block's name: [B, H, W, C], and [B, C] after the global
+        average pool. In the order of the network outside of compiled functions; what `jax.jit` returns has the names
+        sorted, as JAX sorts every dict. An endpoint that is not used costs nothing under `jax.jit`.
       aliases: slim's names of endpoints: {"Mixed_6e": "mixed_6e"}; static, not part of the pytree.
 
     Example:

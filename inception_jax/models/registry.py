@@ -216,6 +216,12 @@ def get_spec(name: str) -> ModelSpec:
 
     Raises:
       ModelError: there is no network of that name.
+
+    Example:
+      >>> from inception_jax import get_spec
+      >>> spec = get_spec("inception_v3")
+      >>> spec.image_size, spec.min_image_size, spec.aux_weights
+      (299, 75, (0.4,))
     """
     if name not in _SPECS:
         squeezed = _squeeze(name)

@@ -9,7 +9,7 @@ its gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeGuard
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ import numpy as np
 
 from inception_jax.errors import UserError
 from inception_jax.training.device_augmentation import Labels
+
+Integers: TypeAlias = jax.typing.ArrayLike | Sequence[Any]
+"""An array of integers, or a list."""
 
 
 class HasLogits(Protocol):
@@ -26,7 +29,7 @@ class HasLogits(Protocol):
     aux_logits: tuple[jax.Array, ...]
 
 
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+def softmax_cross_entropy(logits: jax.Array, labels: Integers, label_smoothing: float = 0.0) -> jax.Array:
     """Cross-entropy of softmax(logits) against smoothed one-hot targets.
 
     The target of a class is `(1 - label_smoothing) * [class is the label] + label_smoothing / num_classes`: the mass
@@ -36,24 +39,26 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing:
     Args:
       logits: [..., num_classes], floating.
       labels: [...], integer class indices.
-      label_smoothing: probability mass of the target that is spread, 0 <= label_smoothing < 1.
+      label_smoothing: probability mass of the target that is spread, 0 <= label_smoothing < 1; a Python number, which
+        under `jax.jit` is static.
 
     Returns:
       [...] losses in nats, at least float32. A label outside [0, num_classes) gives NaN: a label that does
       not fit the classifier must not look like a small loss.
 
     Raises:
-      UserError: `label_smoothing` out of range, or labels that are no integers.
+      UserError: `label_smoothing` out of range, or labels that are no integers or of another shape.
     """
     _check_smoothing(label_smoothing)
-    labels, num_classes = _class_indices(labels), logits.shape[-1]
+    logits = jnp.asarray(logits)
+    labels, num_classes = _class_indices(labels, logits), logits.shape[-1]
     # NumPy's promotion: JAX's refuses two types under strict promotion.
     logits = logits.astype(np.promote_types(logits.dtype, jnp.float32))
     # Constant per row, so that the maximum neither overflows exp nor takes part in the gradient.
     shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     log_normalizer = jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
     # A comparison instead of a gather: its backward pass is elementwise, a gather's is a scatter-add.
-    label_logit = jnp.sum(jnp.where(_is_label(labels, num_classes), shifted, 0.0), axis=-1)
+    label_logit = jnp.sum(jnp.where(_is_label(labels, shifted), shifted, 0.0), axis=-1)
     if label_smoothing:  # Not one formula for both cases: 0 * -inf would be NaN for a class that the caller has masked.
         target_logit = (1.0 - label_smoothing) * label_logit + label_smoothing * jnp.mean(shifted, axis=-1)
     else:
@@ -63,7 +68,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing:
 
 def sigmoid_cross_entropy(
     logits: jax.Array,
-    targets: jax.Array,
+    targets: Integers,
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] | None = None,
 ) -> jax.Array:
@@ -76,7 +81,7 @@ def sigmoid_cross_entropy(
     Args:
       logits: [..., num_classes], floating.
       targets: [..., num_classes]: 1 where the example has the class, else 0; between them of mixed images.
-      label_smoothing: 0 <= label_smoothing < 1.
+      label_smoothing: 0 <= label_smoothing < 1; a Python number, as of `softmax_cross_entropy`.
       class_weights: [num_classes], factors of the classes' terms, present or absent; the mean stays over the number of
         classes. None: all 1.
 
@@ -84,9 +89,14 @@ def sigmoid_cross_entropy(
       [...] losses in nats, at least float32.
 
     Raises:
-      UserError: `label_smoothing` out of range.
+      UserError: `label_smoothing` out of range, or targets or weights of another shape.
     """
     _check_smoothing(label_smoothing)
+    logits, targets = jnp.asarray(logits), jnp.asarray(targets)
+    if targets.shape != logits.shape:
+        raise UserError(
+            f"labels: shape {targets.shape} for logits of shape {logits.shape}; give 0 or 1 for each class: that shape"
+        )
     logits = logits.astype(np.promote_types(logits.dtype, jnp.float32))
     targets = targets.astype(logits.dtype)
     if label_smoothing:
@@ -94,13 +104,16 @@ def sigmoid_cross_entropy(
     # The formula that neither overflows nor cancels: softplus(x) - x t with softplus(x) = max(x, 0) + log1p(exp(-|x|)).
     terms = jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
     if class_weights is not None:
-        terms = terms * jnp.asarray(class_weights, terms.dtype)
+        weights = _checked_weights(class_weights, terms, terms.dtype)
+        terms = terms * jnp.expand_dims(weights, range(terms.ndim - 1))
     return jnp.mean(terms, axis=-1)
 
 
 def _check_smoothing(label_smoothing: float) -> None:
     if not 0.0 <= label_smoothing < 1.0:
-        raise UserError(f"config.loss.label_smoothing = {label_smoothing}; allowed: 0 <= label_smoothing < 1")
+        raise UserError(
+            f"label_smoothing (config.loss.label_smoothing) = {label_smoothing}; allowed: 0 <= label_smoothing < 1"
+        )
 
 
 def is_multi_label(labels: jax.Array | Labels, logits: jax.Array) -> TypeGuard[jax.Array]:
@@ -108,7 +121,7 @@ def is_multi_label(labels: jax.Array | Labels, logits: jax.Array) -> TypeGuard[j
     return not isinstance(labels, Labels) and labels.ndim == logits.ndim
 
 
-def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+def top_k_correct(logits: jax.Array, labels: Integers, k: int) -> jax.Array:
     """Returns whether the label is among the k largest logits.
 
     The rank of the label is the number of classes with a strictly greater logit, plus those with an equal logit and a
@@ -123,15 +136,15 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
       [...] bool. False for a row that holds a NaN and for a label outside [0, num_classes).
 
     Raises:
-      UserError: the labels are no integers.
+      UserError: the labels are no integers, or not one per row of logits.
     """
     if k < 1:
         raise ValueError(f"k = {k}; allowed: 1 or more")
-    labels = _class_indices(labels)
-    is_label = _is_label(labels, logits.shape[-1])
+    logits = jnp.asarray(logits)
+    labels = _class_indices(labels, logits)
+    is_label = _is_label(labels, logits)
     label_logit = jnp.max(jnp.where(is_label, logits, -jnp.inf), axis=-1, keepdims=True)
-    index = jnp.arange(logits.shape[-1], dtype=labels.dtype)
-    ahead = (logits > label_logit) | ((logits == label_logit) & (index < labels[..., None]))
+    ahead = (logits > label_logit) | ((logits == label_logit) & (_class_numbers(labels, logits) < labels[..., None]))
     ahead &= ~is_label  # the compiler may compute the label's own logit twice, and round it differently
     in_top_k = jnp.sum(ahead, axis=-1, dtype=jnp.int32) < k
     return in_top_k & jnp.any(is_label, axis=-1) & ~jnp.any(jnp.isnan(logits), axis=-1)
@@ -147,10 +160,12 @@ def top_k_accuracy(logits: jax.Array, labels: jax.Array | Labels, k: int) -> jax
 
 def inception_loss(
     output: HasLogits,
-    labels: jax.Array | Labels,
+    labels: Integers | Labels,
     aux_weights: Sequence[float],
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] | None = None,
+    *,
+    multi_label: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Adds the weighted losses of the auxiliary heads to the main loss.
 
@@ -160,38 +175,53 @@ def inception_loss(
     Args:
       output: `.logits` [B, num_classes]; `.aux_logits`, one [B, num_classes] per head, first head first.
       labels: [B], integer class indices; of mixed images `Labels`: the target is the mean of the (smoothed) targets of
-        both labels, with their weights, and so is the loss. Or [B, num_classes], of several labels per example: the
-        loss is `sigmoid_cross_entropy`, with the same weights of the heads.
-      aux_weights: one weight per head, in the same order.
+        both labels, with their weights, and so is the loss. With `multi_label` [B, num_classes].
+      aux_weights: one weight per head, in the same order: `get_spec(name).aux_weights`; `()` of an output without heads
+        (`aux_heads=False`, `train=False`).
       label_smoothing: see `softmax_cross_entropy` and `sigmoid_cross_entropy`.
       class_weights: [num_classes]; the loss of an example, in every head and with its smoothed labels, is multiplied by
         the weight of its class (of several labels, each class's term by its own). None: not multiplied.
+      multi_label: whether an example may have several labels, 0 or 1 for each class: the loss is
+        `sigmoid_cross_entropy`, with the same weights of the heads.
 
     Returns:
       The total [B], and the loss [B] of each head by name, without the head's weight: "main", "aux1", "aux2", ...
 
     Raises:
-      UserError: the number of weights is not the number of heads.
+      UserError: the number of weights is not the number of heads, or shapes do not fit.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from inception_jax import InceptionOutput, inception_loss
+      >>> output = InceptionOutput(jnp.zeros((2, 10)), aux_logits=(jnp.zeros((2, 10)), jnp.zeros((2, 10))))
+      >>> total, heads = inception_loss(output, jnp.array([3, 7]), aux_weights=(0.3, 0.3))
+      >>> [(name, round(float(loss.mean()), 3)) for name, loss in heads.items()]  # log(10)
+      [('main', 2.303), ('aux1', 2.303), ('aux2', 2.303)]
+      >>> round(float(total.mean()), 3)  # 1.6 log(10)
+      3.684
     """
     if len(aux_weights) != len(output.aux_logits):
         raise UserError(
-            f"config.loss.aux_weights = {tuple(aux_weights)}: {len(aux_weights)} weights, but the model gives "
-            f"{len(output.aux_logits)} auxiliary heads; allowed: one weight per head"
+            f"aux_weights (config.loss.aux_weights) = {tuple(aux_weights)}: {len(aux_weights)} weights, but the model "
+            f"gives {len(output.aux_logits)} auxiliary heads (none with train=False); allowed: one weight per head"
         )
 
     def head_loss(logits: jax.Array) -> jax.Array:
-        if is_multi_label(labels, logits):
-            return sigmoid_cross_entropy(logits, labels, label_smoothing, class_weights)
         if not isinstance(labels, Labels):
+            if multi_label:
+                return sigmoid_cross_entropy(logits, labels, label_smoothing, class_weights)
             return one_label_loss(logits, labels)
         first, second = one_label_loss(logits, labels.first), one_label_loss(logits, labels.second)
         weight = labels.weight.astype(first.dtype)
         return weight * first + (1.0 - weight) * second
 
-    def one_label_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    def one_label_loss(logits: jax.Array, labels: Integers) -> jax.Array:
         loss = softmax_cross_entropy(logits, labels, label_smoothing)
+        if class_weights is None:
+            return loss
         # A label outside the classes keeps its NaN: the gather clips it to a class, and NaN times any weight is NaN.
-        return loss if class_weights is None else loss * jnp.asarray(class_weights, loss.dtype)[_class_indices(labels)]
+        return loss * _checked_weights(class_weights, logits, loss.dtype)[_class_indices(labels, logits)]
 
     total = head_loss(output.logits)
     heads = {"main": total}
@@ -202,24 +232,50 @@ def inception_loss(
     return total, heads
 
 
-def _class_indices(labels: jax.Array) -> jax.Array:
+_ONE_HOT = ": labels.argmax(-1) of one-hot labels; of several labels per example inception_loss(…, multi_label=True)"
+
+
+def _class_indices(labels: Integers, logits: jax.Array) -> jax.Array:
     """Labels in a dtype that holds the index of every class: uint8 does not hold 256, and would wrap around.
 
     Args:
       labels: [...], integer class indices of any width.
+      logits: [..., num_classes].
 
     Returns:
       [...] of at least 32 bits.
 
     Raises:
-      UserError: the labels are no integers.
+      UserError: the labels are no integers, or not one per row of logits.
     """
     labels = jnp.asarray(labels)
+    if labels.shape != logits.shape[:-1]:
+        one_hot = labels.shape == logits.shape
+        raise UserError(
+            f"labels: shape {labels.shape} for logits of shape {logits.shape}; give class indices of shape "
+            f"{logits.shape[:-1]}{_ONE_HOT if one_hot else ''}"
+        )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise UserError(f"labels: {labels.dtype}; give the indices of the classes as integers: labels.astype('int32')")
     return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
-def _is_label(labels: jax.Array, num_classes: int) -> jax.Array:
+def _class_numbers(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """[..., num_classes] with as many axes as `logits`, all but the last of size 1: 0, 1, 2, … in the labels' dtype."""
+    return jnp.expand_dims(jnp.arange(logits.shape[-1], dtype=labels.dtype), range(labels.ndim))
+
+
+def _is_label(labels: jax.Array, logits: jax.Array) -> jax.Array:
     """[..., num_classes] bool: one-hot of `labels`; all False where the label is out of range."""
-    return labels[..., None] == jnp.arange(num_classes, dtype=labels.dtype)
+    return labels[..., None] == _class_numbers(labels, logits)
+
+
+def _checked_weights(class_weights: Sequence[float], logits: jax.Array, dtype: Any) -> jax.Array:
+    """The weights of classes as an array [num_classes]; UserError unless there is one per class."""
+    weights = jnp.asarray(class_weights, dtype)
+    if weights.shape != logits.shape[-1:]:
+        raise UserError(
+            f"class_weights (config.loss.class_weights): shape {weights.shape} for {logits.shape[-1]} classes; give "
+            "one per class"
+        )
+    return weights

@@ -145,7 +145,12 @@ def make_train_step(
         variables = {"params": merge(trained, frozen), "batch_stats": batch_stats}
         output, updates = model.apply(variables, images, train=True, example_keys=keys, mutable=["batch_stats"])
         total, heads = losses.inception_loss(
-            output, labels, objective.aux_weights, objective.label_smoothing, objective.class_weights
+            output,
+            labels,
+            objective.aux_weights,
+            objective.label_smoothing,
+            objective.class_weights,
+            multi_label=losses.is_multi_label(labels, output.logits),
         )
         metrics = _sums(output, total, heads, labels, batch["mask"])
         return metrics["loss"], (updates.get("batch_stats", {}), metrics)

@@ -1,5 +1,6 @@
 """Losses and accuracies against NumPy."""
 
+import re
 import types
 
 import jax
@@ -102,9 +103,44 @@ def test_labels_that_are_no_integers():
             function(jnp.zeros((2, 3)), jnp.zeros(2))
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1), (1, 10), (3, 10), (10,)])
+def test_labels_of_another_shape(shape):
+    logits, labels = jnp.zeros((3, 10)), jnp.zeros(shape, jnp.int32)
+    output = types.SimpleNamespace(logits=logits, aux_logits=())
+    text = rf"^labels: shape {re.escape(str(shape))} for logits of shape \(3, 10\); give "
+    one_hot = ": labels.argmax.*multi_label=True" if shape == (3, 10) else ""
+    for refused in (
+        lambda: losses.inception_loss(output, labels, ()),
+        lambda: losses.softmax_cross_entropy(logits, labels),
+        lambda: losses.top_k_correct(logits, labels, 1),
+    ):
+        with pytest.raises(UserError, match=text + r"class indices of shape \(3,\)" + one_hot):
+            refused()
+    if shape != (3, 10):
+        with pytest.raises(UserError, match=text + "0 or 1 for each class"):
+            losses.inception_loss(output, labels, (), multi_label=True)
+
+
+def test_labels_in_lists():
+    output = types.SimpleNamespace(logits=jnp.zeros((3, 10)), aux_logits=())
+    total, _ = losses.inception_loss(output, [3, 0, 9], ())
+    np.testing.assert_allclose(total, np.log(10), rtol=1e-6)
+    assert losses.top_k_correct(output.logits, [3, 0, 9], 1).tolist() == [False, True, False]
+    several, _ = losses.inception_loss(output, [[0, 1] * 5] * 3, (), multi_label=True)
+    np.testing.assert_allclose(several, np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_class_weights_of_another_length(multi_label):
+    output = types.SimpleNamespace(logits=jnp.zeros((3, 10)), aux_logits=())
+    labels = jnp.zeros((3, 10) if multi_label else 3, jnp.int32)
+    with pytest.raises(UserError, match=r"^class_weights .*: shape \(1,\) for 10 classes; give one per class"):
+        losses.inception_loss(output, labels, (), class_weights=[2.0], multi_label=multi_label)
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
 def test_label_smoothing_out_of_range(value):
-    with pytest.raises(UserError, match=r"config\.loss\.label_smoothing = .*allowed"):
+    with pytest.raises(UserError, match=r"label_smoothing \(config\.loss\.label_smoothing\) = .*allowed"):
         losses.softmax_cross_entropy(jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32), value)
 
 
@@ -169,5 +205,5 @@ def test_inception_loss_without_heads_is_the_main_loss():
 def test_inception_loss_wants_one_weight_per_head():
     logits = jnp.zeros((2, 3))
     output = types.SimpleNamespace(logits=logits, aux_logits=(logits, logits))
-    with pytest.raises(UserError, match=r"config\.loss\.aux_weights = \(0\.4,\): 1 weights, .* 2 auxiliary heads"):
+    with pytest.raises(UserError, match=r"aux_weights \(config\.loss\.aux_weights\) = \(0\.4,\): 1 weights, .* 2 aux"):
         losses.inception_loss(output, jnp.zeros(2, jnp.int32), (0.4,), 0.0)
