@@ -85,9 +85,9 @@ class DeviceMoments:
         keep = jnp.ones(len(rows), bool) if mask is None else mask
         rows = jnp.where(keep[:, None], rows.astype(dtype), 0)
         count = keep.sum(dtype=jnp.int32)
-        mean = rows.sum(0) / jnp.maximum(count, 1).astype(dtype)
+        mean = rows.sum(0, keepdims=True) / jnp.maximum(count, 1).astype(dtype)
         shift = jnp.where((self.count == 0)[:, None], mean, self.shift)
-        centered = jnp.where(keep[:, None], rows - shift[0], 0)
+        centered = jnp.where(keep[:, None], rows - shift, 0)
         # A product that is fused with the addition would be rounded in another way than its error.
         product = jax.lax.optimization_barrier(jnp.matmul(centered.T, centered, precision="highest"))
         return DeviceMoments(

@@ -67,15 +67,22 @@ def _moments_form(x: jax.Array) -> jax.Array:
 
 def scale_form(relu: bool, x: jax.Array, coefficients: jax.Array) -> jax.Array:
     """x * factor + shift, and the larger of it and 0 with `relu`: computed in float32, in the dtype of `x`."""
-    values = x.astype(jnp.float32) * coefficients[0] + coefficients[1]
+    factor, shift = _rows(coefficients, x.ndim)
+    values = x.astype(jnp.float32) * factor + shift
     return (jax.nn.relu(values) if relu else values).astype(x.dtype)
+
+
+def _rows(coefficients: jax.Array, ndim: int) -> list[jax.Array]:
+    """The rows of [n, C], each with `ndim` axes."""
+    return [jax.lax.broadcast_to_rank(coefficients[row], ndim) for row in range(len(coefficients))]
 
 
 def _passing(relu: bool, x: jax.Array, gradient: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The map, and the part of the gradient that passes the ReLU, in float32."""
     x, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
     if relu:
-        gradient = jnp.where(x * coefficients[0] + coefficients[1] > 0, gradient, 0)
+        factor, shift, *_ = _rows(coefficients, x.ndim)
+        gradient = jnp.where(x * factor + shift > 0, gradient, 0)
     return x, gradient
 
 
@@ -89,7 +96,8 @@ def _gradient_sums_form(relu: bool, x: jax.Array, gradient: jax.Array, coefficie
 def _gradient_form(relu: bool, x: jax.Array, gradient: jax.Array, coefficients: jax.Array) -> jax.Array:
     """Of `x`, in its dtype. coefficients: factor, shift, what is added, what is added per value of `x`; [4, C]."""
     wide, passing = _passing(relu, x, gradient, coefficients)
-    return (passing * coefficients[0] + (wide * coefficients[3] + coefficients[2])).astype(x.dtype)
+    factor, _, added, per_value = _rows(coefficients, x.ndim)
+    return (passing * factor + (wide * per_value + added)).astype(x.dtype)
 
 
 def _by_call(

@@ -218,7 +218,7 @@ def _sum_of_taps(padded: jax.Array, weights: jax.Array, size: tuple[int, ...], s
     for i in range(weights.shape[0]):
         rows = _every(padded, 1, i * dilation, size[0], stride)
         for j in range(weights.shape[1]):
-            term = _every(rows, 2, j * dilation, size[1], stride) * weights[i, j]
+            term = _every(rows, 2, j * dilation, size[1], stride) * lax.broadcast_to_rank(weights[i, j], 4)
             total = term if total is None else total + term
     assert total is not None  # a kernel has at least one tap
     return total

@@ -266,7 +266,7 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     if is_traced_for_shapes():
         return x
     if jnp.finfo(x.dtype).bits >= 32:
-        return x + bias.astype(x.dtype)
+        return x + jax.lax.broadcast_to_rank(bias.astype(x.dtype), x.ndim)
     return x + jnp.broadcast_to(bias.astype(jnp.float32), x.shape).astype(x.dtype)
 
 

@@ -155,8 +155,8 @@ def _factor_and_shift(
 ) -> tuple[jax.Array, jax.Array]:
     factor = lax.rsqrt(var + epsilon)
     if scale is not None:
-        factor = factor * scale.astype(var.dtype)
-    return factor, bias.astype(var.dtype) - mean * factor
+        factor = factor * lax.broadcast_to_rank(scale.astype(var.dtype), var.ndim)
+    return factor, lax.broadcast_to_rank(bias.astype(var.dtype), var.ndim) - mean * factor
 
 
 @trace_once("epsilon", "relu")
@@ -171,8 +171,7 @@ def _normalize(
 ) -> jax.Array:
     """Returns `x` normalized by `mean` and `var`, [C] or [groups, C], and scaled and shifted; in the dtype of `x`."""
     factor, shift = _factor_and_shift(mean, var, scale, bias, epsilon)
-    if factor.ndim > 1:
-        factor, shift = (_spread(values, x.shape) for values in (factor, shift))
+    factor, shift = (_spread(values, x.shape) for values in (factor, shift))
     # One factor and one shift per channel: the output is written once, without a centered copy before it.
     normalized = (x.astype(var.dtype) * factor + shift).astype(x.dtype)
     return nn.relu(normalized) if relu else normalized
@@ -225,6 +224,8 @@ def _statistics(
 
 
 def _spread(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Expands [groups, C], one row per group of neighbouring examples, to [B, 1, ..., C], for a map of `shape`."""
+    """Expands [C], or [groups, C], a row per group of neighbouring examples, to [1 or B, 1, ..., C], for a `shape`."""
+    if values.ndim == 1:
+        return lax.broadcast_to_rank(values, len(shape))
     rows = jnp.repeat(values, shape[0] // values.shape[0], axis=0)
     return rows.reshape(shape[0], *(1 for _ in shape[1:-1]), shape[-1])

@@ -130,7 +130,7 @@ def avg_pool(
     divisor = np.outer(counts[1], counts[0])
     if (divisor == divisor[0, 0]).all():
         return (total / float(divisor[0, 0])).astype(x.dtype)
-    return (total / jnp.asarray(divisor[:, :, None], total.dtype)).astype(x.dtype)
+    return (total / jnp.asarray(divisor[None, :, :, None], total.dtype)).astype(x.dtype)
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:

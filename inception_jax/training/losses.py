@@ -105,7 +105,7 @@ def sigmoid_cross_entropy(
     terms = jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
     if class_weights is not None:
         weights = _checked_weights(class_weights, terms, terms.dtype)
-        terms = terms * jnp.expand_dims(weights, range(terms.ndim - 1))
+        terms = terms * jax.lax.broadcast_to_rank(weights, terms.ndim)
     return jnp.mean(terms, axis=-1)
 
 
@@ -262,7 +262,7 @@ def _class_indices(labels: Integers, logits: jax.Array) -> jax.Array:
 
 def _class_numbers(labels: jax.Array, logits: jax.Array) -> jax.Array:
     """[..., num_classes] with as many axes as `logits`, all but the last of size 1: 0, 1, 2, … in the labels' dtype."""
-    return jnp.expand_dims(jnp.arange(logits.shape[-1], dtype=labels.dtype), range(labels.ndim))
+    return jax.lax.broadcast_to_rank(jnp.arange(logits.shape[-1], dtype=labels.dtype), logits.ndim)
 
 
 def _is_label(labels: jax.Array, logits: jax.Array) -> jax.Array:

@@ -152,5 +152,7 @@ def normalize(pixels: jax.Array, *, normalization: Normalization, dtype: jax.typ
         pixels = pixels[..., ::-1]
     precision = np.promote_types(dtype, jnp.float32)
     pixels = pixels.astype(precision)
-    pixels = (pixels - jnp.asarray(normalization.mean, precision)) * jnp.asarray(normalization.scale, precision)
+    mean, scale = (jnp.asarray(numbers, precision) for numbers in (normalization.mean, normalization.scale))
+    mean, scale = (jax.lax.broadcast_to_rank(numbers, pixels.ndim) for numbers in (mean, scale))
+    pixels = (pixels - mean) * scale
     return pixels.astype(dtype)
