@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inception_jax.features.statistics import Moments
+from inception_jax.models.checks import check_automatic_axes
 
 
 @flax.struct.dataclass
@@ -73,7 +74,8 @@ class DeviceMoments:
           The sums with the batch.
 
         Raises:
-          ValueError: the shapes do not fit, or more than one device's sums are given.
+          ValueError: the shapes do not fit, more than one device's sums are given, or the rows are sharded over a
+            mesh whose axes are not automatic.
         """
         features = self.shift.shape[-1]
         if self.count.shape != (1,) or rows.ndim != 2 or rows.shape[1] != features:
@@ -81,8 +83,11 @@ class DeviceMoments:
                 f"rows {rows.shape} for the sums of {self.count.shape} devices and {features} features: one device's "
                 f"sums, [1, …], and rows [b, {features}] are needed"
             )
+        keep = jnp.ones(len(rows), bool) if mask is None else jnp.asarray(mask)
+        if keep.shape != rows.shape[:1]:
+            raise ValueError(f"mask {keep.shape} for rows {rows.shape}: one value per row is needed, [{len(rows)}]")
+        check_automatic_axes("DeviceMoments.add", rows)
         dtype = self.shift.dtype
-        keep = jnp.ones(len(rows), bool) if mask is None else mask
         rows = jnp.where(keep[:, None], rows.astype(dtype), 0)
         count = keep.sum(dtype=jnp.int32)
         mean = rows.sum(0, keepdims=True) / jnp.maximum(count, 1).astype(dtype)

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import onednn, packed_kernels, space_to_depth
-from inception_jax.models.checks import check_choice
+from inception_jax.models.checks import check_automatic_axes, check_choice
 from inception_jax.models.platforms import is_traced_for_shapes, platform_dependent
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.varying_axes import match_varying_axes
@@ -161,6 +161,7 @@ def _conv_forward(
 def _conv_backward(
     strides: Strides, pads: Pads, algorithm: str, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    check_automatic_axes("the gradient of a convolution", gradient)
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands = (*residuals, gradient)
     cuda = space_to_depth.kernel_gradient if space_to_depth.applies(*residuals, strides) else None

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import onednn
-from inception_jax.models.checks import check_choice
+from inception_jax.models.checks import check_automatic_axes, check_choice
 from inception_jax.models.convolution import (
     ALGORITHMS,
     CpuForms,
@@ -117,6 +117,7 @@ def _depthwise_backward(
     residuals: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
+    check_automatic_axes("the gradient of a convolution", gradient)
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands, forms = (*residuals, gradient), _ONEDNN if by_onednn else _XLA
     input_gradient = select_by_platform(forms.input_gradient, _xla_input_gradient, stride_dilation, pads, *operands)

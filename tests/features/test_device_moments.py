@@ -77,6 +77,9 @@ def test_wrong_shapes_and_no_images():
     for broken, rows in ((state, np.zeros((2, C + 1))), (DeviceMoments.zeros(C, 2), np.zeros((2, C)))):
         with pytest.raises(ValueError, match=r"one device's sums, \[1, …\], and rows \[b, 5\]"):
             broken.add(jnp.asarray(rows, jnp.float32))
+    for mask in (jnp.ones(1, bool), jnp.ones((3, 1), bool)):
+        with pytest.raises(ValueError, match=rf"^mask \({mask.shape[0]},.*\) for rows \(3, 5\): .* \[3\]$"):
+            state.add(jnp.zeros((3, C)), mask)
     with pytest.raises(UserError, match="statistics of 0 images"):
         state.add(jnp.zeros((3, C)), jnp.zeros(3, bool)).finish().covariance()
 
