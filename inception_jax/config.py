@@ -238,9 +238,10 @@ class Config:
         if unread:
             values = dict(_leaves(self._config))
             named = ", ".join(f"config.{path} = {shorten(repr(values[path]))}" for path in unread)
+            unset = ", ".join(f"config.{path} = {shorten(repr(defaults[path]))}" for path in unread)
             raise ConfigError(
-                f"{named}: nothing reads {'it' if len(unread) == 1 else 'them'} with these settings; "
-                f"{self._why(unread[0])}"
+                f"{named}: nothing reads {'it' if len(unread) == 1 else 'them'} with these settings; leave the "
+                f"default, {unset}; {self._why(unread[0])}"
             )
 
     def _why(self, path: str) -> str:

@@ -323,7 +323,9 @@ def _compute(metric: Metric, predictions: Predictions | MultiLabelPredictions) -
     try:
         return float(compute(predictions))
     except Exception as error:  # whatever a user's function raises
-        raise UserError(f"metric {metric.name!r}: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"metric {metric.name!r}: {type(error).__name__}: {error}; register_metric({metric.name!r}, …) replaces it"
+        ) from error
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:

@@ -31,8 +31,8 @@ class BaseNetwork(nn.Module):
       aux_heads: whether the network has its auxiliary heads and their parameters. It has no effect on a network whose
         source has no heads.
       dropout_rate: probability with which a feature before the classifier is set to zero in training.
-      dtype: computation dtype (bfloat16, float32, float64 under 64-bit JAX); statistics and logits are in at least
-        float32.
+      dtype: computation dtype (bfloat16, float16, float32, float64 under 64-bit JAX); statistics and logits are in at
+        least float32. `config.model.dtype` takes no float16.
       param_dtype: dtype of the parameters; batch statistics are in at least float32.
       remat: rematerialization (`jax.checkpoint`): the modules of the trunk recompute their activations in the backward
         pass instead of storing them. Less memory for one more forward pass; the numbers are the same

@@ -12,7 +12,9 @@ import collections
 import dataclasses
 import functools
 import hashlib
-from typing import Any
+import numbers
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import flax.core
 import flax.linen as nn
@@ -23,6 +25,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception_jax.models import parameters
+from inception_jax.models.checks import ModelError
 from inception_jax.models.platforms import traced_for_shapes
 
 Traced = tuple[list[parameters.ArrayDeclaration], dict[str, Any]]
@@ -201,12 +204,24 @@ def _drawn_bits() -> Any:
     )
 
 
-def trace_variables(model: nn.Module, image_size: int) -> Traced:
+ImageSize: TypeAlias = int | tuple[int, int]
+"""Height and width in pixels: one number for both, or a pair."""
+
+
+def _image_shape(model: nn.Module, image_size: ImageSize) -> tuple[int, int, int, int]:
+    """The shape of one image; ModelError unless the size is one or two whole numbers."""
+    pair = (image_size, image_size) if isinstance(image_size, numbers.Integral) else image_size
+    if not (isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(n, numbers.Integral) for n in pair)):
+        raise ModelError(f"image_size: {image_size!r}; give pixels, 299, or (height, width)")
+    return (1, int(pair[0]), int(pair[1]), getattr(model, "in_channels", 3))
+
+
+def trace_variables(model: nn.Module, image_size: ImageSize) -> Traced:
     """Lists the variables of a network without their values; no random key is made and no initializer is traced.
 
     Args:
       model: a network.
-      image_size: height and width in pixels.
+      image_size: height and width in pixels, one number or a pair.
 
     Returns:
       (what the layers of this package declare, in the order of the layers; the shapes of all variables, as
@@ -215,7 +230,7 @@ def trace_variables(model: nn.Module, image_size: int) -> Traced:
     Raises:
       ModelError: the image is smaller than the network's minimum.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, getattr(model, "in_channels", 3)), jnp.float32)
+    images = jax.ShapeDtypeStruct(_image_shape(model, image_size), jnp.float32)
     with parameters.record_declarations() as declarations, traced_for_shapes():
         # A new function each time: a cached trace would declare nothing. The key is constant: nothing is drawn.
         others = jax.eval_shape(lambda images: model.init(jax.random.key(0), images), images)
@@ -225,18 +240,21 @@ def trace_variables(model: nn.Module, image_size: int) -> Traced:
     return declarations, unflatten_dict(shapes)
 
 
-def variable_shapes(model: nn.Module, image_size: int) -> dict[str, Any]:
+def variable_shapes(model: nn.Module, image_size: ImageSize) -> dict[str, Any]:
     """The shapes of `init_variables(model, key, image_size)`, as `jax.ShapeDtypeStruct`: see `trace_variables`."""
     return trace_variables(model, image_size)[1]
 
 
-def init_variables(model: nn.Module, key: jax.Array, image_size: int, traced: Traced | None = None) -> dict[str, Any]:
+def init_variables(
+    model: nn.Module, key: jax.Array, image_size: ImageSize, traced: Traced | None = None
+) -> dict[str, Any]:
     """Initializes a network: the tree and values of `model.init(key, zeros)`, without compiling the forward pass.
 
     Args:
       model: a network of this package, or one with layers of its own, whose `init` is then compiled.
       key: a PRNG key.
-      image_size: height and width in pixels; every size that the network accepts gives the same variables.
+      image_size: height and width in pixels, one number or a pair; every size that the network accepts gives
+        the same variables.
       traced: `trace_variables` of both, where the caller has it; None: it is traced here.
 
     Returns:
@@ -244,7 +262,7 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int, traced: Tr
       device.
 
     Raises:
-      ModelError: the image is smaller than the network's minimum.
+      ModelError: the image is smaller than the network's minimum, or the key or the size is none.
 
     Example:
       >>> import jax
@@ -256,10 +274,14 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int, traced: Tr
       >>> variables["params"]["conv1"]["kernel"].shape  # height, width, in, out
       (7, 7, 3, 16)
     """
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if shape != () if typed else dtype != jnp.uint32 or len(shape or ()) != 1:
+        raise ModelError(f"key: {type(key).__name__} of shape {shape} is no PRNG key; give jax.random.key(0)")
     declarations, shapes = traced or trace_variables(model, image_size)
     if len(jax.tree.leaves(shapes)) > len(declarations):  # some are declared by layers that are not this package's
-        shape = (1, image_size, image_size, getattr(model, "in_channels", 3))
-        compiled = jax.jit(lambda key: model.init(key, jnp.zeros(shape, jnp.float32)))
+        images = _image_shape(model, image_size)
+        compiled = jax.jit(lambda key: model.init(key, jnp.zeros(images, jnp.float32)))
         return flax.core.unfreeze(compiled(key))
 
     counts: collections.Counter[tuple[str, ...]] = collections.Counter()

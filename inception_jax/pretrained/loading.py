@@ -177,6 +177,11 @@ def find_variant(
     )
     scores = identification.identify(arrays, variants)
     if not scores:
+        if arrays and all(name.startswith(("params/", "batch_stats/")) for name in arrays):
+            raise UserError(
+                f"{path}: these are variables by this package's names; read them with load_safetensors(path) of "
+                "inception_jax.weight_files.safetensors_writer, for create_model(NAME).apply(variables, images)"
+            )
         names = ", ".join(list(arrays)[:3])
         raise UserError(
             f"{path}: the arrays ({names}, …) fit no known variant{f' of {asked}' if asked else ''}; name network and "

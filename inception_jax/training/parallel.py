@@ -447,6 +447,10 @@ class Devices:
         )
 
     def _compile(self, compile_program: Program, function: Any, *arguments: Any) -> Compiled:
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # jax declares no types for it
+            raise UserError(
+                "jax_disable_jit is on, and steps are compiled; leave jax.disable_jit(), or unset JAX_DISABLE_JIT"
+            )
         start = time.perf_counter()
         with traced_for_device(self.first_device):
             lowered = function.lower(*arguments)

@@ -57,6 +57,8 @@ def detect_format(name: str, data: memoryview, budget: ReadBudget) -> str:
     Raises:
       ReadError: the format is not supported; the message says what the file looks like.
     """
+    if name.lower().endswith(".msgpack"):
+        raise ReadError("this is a file of Flax; read it with flax.serialization.msgpack_restore(path.read_bytes())")
     head = bytes(data[:64])
     if head.startswith(HDF5_MAGIC):
         return "keras_h5"

@@ -86,6 +86,8 @@ def _single_line(text: str) -> str:
 
 def _read_file(path: Path, limit: int) -> memoryview:
     """Reads a file at once, so that the bytes that are hashed are those that are parsed."""
+    if (path / "config.json").is_file() and (path / "checkpoints").is_dir():
+        raise ReadError("this is the workdir of a run; load it with inception_jax.load_run(path)")
     if path.is_dir():
         raise ReadError(f"this is a folder; give the weight file in it ({READABLE_FORMATS})")
     if not path.exists():
@@ -176,6 +178,8 @@ def _shard_name(prefix: str, number: int, count: int) -> str:
 
 def _checkpoint_prefix(path: Path) -> Path | None:
     """Returns the prefix of the V2 checkpoint at a path (the prefix, one of its files, or the folder), or None."""
+    if (path / "config.json").is_file() and (path / "checkpoints").is_dir():
+        raise ReadError("this is the workdir of a run; load it with inception_jax.load_run(path)")
     if path.is_dir():
         state = path / "checkpoint"
         if not state.is_file():

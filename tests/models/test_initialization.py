@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from inception_jax.models.checks import ModelError
 from inception_jax.models.initialization import (
     Constant,
     VarianceScaling,
@@ -128,3 +129,16 @@ def test_shapes_are_those_of_init(name):
     theirs = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     assert jax.tree.structure(variable_shapes(model, size)) == jax.tree.structure(theirs)
     assert variable_shapes(model, size) == theirs
+
+
+def test_sizes_and_keys():
+    model = create_model("inception_v1", num_classes=3, width_multiplier=0.1, aux_heads=False)
+    shapes = [variable_shapes(model, size) for size in (40, (32, 40), [40, 40], np.int64(40))]
+    assert all(other == shapes[0] for other in shapes)
+    for size in (40.0, (32,), (32, 40, 3), "40", None):
+        with pytest.raises(ModelError, match=r"^image_size: .*; give pixels, 299, or \(height, width\)$"):
+            init_variables(model, KEY, size)
+    for key in (0, None, jax.random.split(KEY), np.zeros((2, 2), np.uint32), jnp.zeros(2)):
+        with pytest.raises(ModelError, match=r"^key: .* is no PRNG key; give jax\.random\.key\(0\)$"):
+            init_variables(model, key, 32)
+    assert init_variables(model, jax.random.PRNGKey(0), 32)["params"]

@@ -90,6 +90,8 @@ def test_what_is_done_is_said_and_foreign_layers_can_be_ignored(tmp_path):
 def test_arrays_that_fit_no_variant(tmp_path):
     with pytest.raises(UserError, match=r"x.pth: the arrays \(layer.weight, …\) fit no known variant; name"):
         loading.find_variant({"layer.weight": np.zeros((3, 3))}, tmp_path / "x.pth", "0" * 64, None, None)
+    with pytest.raises(UserError, match=r"x.pth: these are variables by this .* load_safetensors\(path\)"):
+        loading.find_variant({"params/conv1/kernel": np.zeros(3)}, tmp_path / "x.pth", "0" * 64, None, None)
     arrays = arrays_of("inception_v4", "timm")
     with pytest.raises(UserError, match="fit no known variant of slim; name network and publisher"):
         loading.find_variant(arrays, tmp_path / "x.pth", "0" * 64, None, "slim")

@@ -278,3 +278,8 @@ def test_a_prepared_step_without_variables_and_its_memory():
     prepared = devices.compile_eval(step, variables, batch, prepares=True)
     # The variables, what was prepared of them, and a row of the batch: 3 numbers each.
     assert program_memory(prepared)["arguments"] == 3 * 3 * 4
+
+
+def test_disabled_compilation_is_refused():
+    with jax.disable_jit(), pytest.raises(UserError, match=r"jax_disable_jit is on.*leave jax\.disable_jit\(\)"):
+        parallel.Devices("jit", 1).compile_plain(lambda x: x, jnp.zeros(2))

@@ -500,3 +500,13 @@ def test_old_tar_files_of_torch(tmp_path):
     data = writers.tarred({"storages": b"1", "tensors": b"2", "pickle": b"3"}, "w:")
     with pytest.raises(UserError, match=r"PyTorch before 0\.1\.10"):
         read_weights(written(tmp_path / "old.pth", data))
+
+
+def test_files_that_other_calls_read(tmp_path):
+    (tmp_path / "params.msgpack").write_bytes(b"\x81\xa6params\x80")
+    with pytest.raises(UserError, match=r"params\.msgpack: .* flax\.serialization\.msgpack_restore\("):
+        read_weights(tmp_path / "params.msgpack")
+    (tmp_path / "config.json").touch()
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"this is the workdir of a run; .* inception_jax\.load_run\(path\)"):
+        read_weights(tmp_path)
