@@ -49,10 +49,10 @@ def test_a_first_run(tmp_path, monkeypatch, capsys):
     logits = left["features"]["pool5"] @ classifier["kernel"] + classifier["bias"]
     probabilities = np.asarray(jax.nn.softmax(logits))
     np.testing.assert_allclose(left["found"]["probabilities"], np.sort(probabilities)[:, :-3:-1], rtol=2e-5)
-    compiled = dict(network._compiled)
+    compiled = dict(network.programs._made)
     again = network.predict(left["images"][::-1], top_k=2)
     np.testing.assert_array_equal(again["classes"], left["found"]["classes"][::-1])
-    assert network._compiled == compiled  # nothing is compiled twice
+    assert network.programs._made == compiled  # nothing is compiled twice
     # The same call shows the result of the finished run; an image that is none is refused.
     assert left["run"].train("runs/notebook") == left["result"]
     for images, message in (

@@ -1,6 +1,7 @@
 """Predicts the classes of images, one after another: threads decode ahead, the network takes batches of one size.
 
-That size is the smaller of what is asked for and the number of inputs: another number of them can change the last bits.
+That size is what is asked for, or, of fewer inputs, the next power of two: so few programs serve all numbers of them.
+Another size can change the last bits.
 
 Memory holds two batches of crops and, per thread, one decoded image, however many images there are.
 """
@@ -32,6 +33,8 @@ from inception_jax.training.parallel import Compiled, Devices
 Files = str | os.PathLike | Iterable[str | os.PathLike | Unreadable]
 
 _GROUP = 8  # batches: so many files that cannot be read are held back, at most, until a batch of images is full
+
+_TOP_K = 5  # one program gives so many classes, and serves requests for fewer
 
 _T = TypeVar("_T")
 
@@ -111,7 +114,7 @@ def predict(
     def load(numbered: tuple[int, Any]) -> _Crop[tuple[int, Any]]:
         return _Crop(numbered, images.center_crop(image_inputs.decode_one(*numbered, max_pixels, channels), *frame))
 
-    batch_size = network.devices.round_up(min(batch_size, len(listed)))
+    batch_size = network.devices.choose_rows(len(listed), batch_size)
     found = [rows for _, rows in _predict(network, iter(enumerate(listed)), load, top_k, batch_size)]
     return {name: np.stack([rows[name] for rows in found]) for name in found[0]}
 
@@ -186,7 +189,7 @@ def _predict_named(
     keep_images: bool,
 ) -> Iterator[Prediction]:
     first = list(itertools.islice(given, batch_size))
-    batch_size = network.devices.round_up(min(batch_size, len(first)))
+    batch_size = network.devices.choose_rows(len(first), batch_size)
     for crop, rows in _predict(network, itertools.chain(first, given), load, top_k, batch_size):
         classes = rows["classes"]
         names = tuple(network.class_names[label] for label in classes)
@@ -202,8 +205,8 @@ def _predict(
     Yields:
       (crop, {"classes": [k], "probabilities": [k]}); k is 0 where there is no crop.
     """
-    top_k = min(top_k, max(1, len(network.class_names)))
-    step = None if network.class_names else network.compile(batch_size, top_k)  # which raises
+    top_k, most = (min(k, max(1, len(network.class_names))) for k in (top_k, max(top_k, _TOP_K)))
+    step = None if network.class_names else network.compile(batch_size, most)  # which raises
     size, columns = network.input.eval_image_size, network.label_columns
     with _load_ahead(given, load, 2 * batch_size) as loaded:
         for group in _groups(loaded, batch_size):
@@ -218,11 +221,12 @@ def _predict(
             }
             if pixels:
                 batch["image"][: len(pixels)] = pixels
-                step = step or network.compile(batch_size, top_k)  # while the threads decode
+                step = step or network.compile(batch_size, most)  # while the threads decode
                 rows = step(network.variables, network.devices.put(batch))[1]
                 outputs = {name: rows[name] for name in ("classes", "probabilities")}
             # Read at once, not one batch late: the threads decode meanwhile, and nobody waits for files after these.
-            yield from _rows(group, network.devices.get(outputs) if pixels else {})
+            found = network.devices.get(outputs) if pixels else {}
+            yield from _rows(group, {name: values[:, :top_k] for name, values in found.items()})
 
 
 def _rows(group: list[_Crop[_T]], found: dict[str, np.ndarray]) -> Iterator[tuple[_Crop[_T], dict[str, np.ndarray]]]:

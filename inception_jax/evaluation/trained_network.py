@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -39,6 +39,7 @@ from inception_jax.training import (
     run_length,
     warm_start,
 )
+from inception_jax.training.compilation import Programs
 from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.restore import CLASSES
@@ -117,6 +118,7 @@ class TrainedNetwork:
       weights: "raw" or "ema".
       class_names: one per class.
       input: how images become its input, with the run's evaluation crop.
+      programs: that were compiled for it.
 
     Example:
       `runs/digits` is the run of `configs/digits.py`.
@@ -140,7 +142,7 @@ class TrainedNetwork:
     weights: str
     class_names: list[str]
     input: network_setup.NetworkInput
-    _compiled: dict[Hashable, Compiled] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    programs: Programs = dataclasses.field(default_factory=Programs, init=False, repr=False, compare=False)
 
     @property
     def image_size(self) -> int:
@@ -171,8 +173,8 @@ class TrainedNetwork:
         """
         if not self.class_names:
             raise _no_classifier("the network")
-        key = batch_size, top_k, crops, every_class
-        if key not in self._compiled:
+
+        def compile_program() -> Compiled:
             step = make_eval_step(
                 self.model,
                 self.input.normalization,
@@ -188,10 +190,11 @@ class TrainedNetwork:
                 channels=self.input.channels,
                 label_columns=self.label_columns,
             )
-            self._compiled[key] = self.devices.compile_eval(
+            return self.devices.compile_eval(
                 step, self.variables, batch, prepares=packed_kernels.gains(self.model.convolution)
             )
-        return self._compiled[key]
+
+        return self.programs.get(("evaluation", batch_size, top_k, crops, every_class), compile_program)
 
     def evaluate(
         self,
@@ -272,7 +275,8 @@ class TrainedNetwork:
         Args:
           inputs: images uint8 [height, width, in_channels] (3: RGB or grey), or paths of image files; one or several.
           top_k: classes per image, at most; `class_names` has their names.
-          batch_size: images per step; rounded up to a multiple of the devices.
+          batch_size: images per step; rounded up to a multiple of the devices. Fewer images are filled up to the next
+            power of two.
 
         Returns:
           "classes" int32 [n, k] and "probabilities" [n, k], the most probable first. Of a network for several labels
@@ -298,7 +302,8 @@ class TrainedNetwork:
           files: paths of image files, folders, which are walked, and patterns ("photos/**/*.jpg"), as
             `data.image_files.find` takes them; one or several. Or an iterator of the paths of files.
           top_k: classes per image, at most.
-          batch_size: images per step; rounded up to a multiple of the devices. Fewer files make it smaller.
+          batch_size: images per step; rounded up to a multiple of the devices. Fewer files make it the next power of
+            two.
           keep_images: whether each result has the crop that the network sees.
           max_pixels: the largest image that is decoded, height times width; None: `config.data.max_pixels`.
 
@@ -356,7 +361,8 @@ class TrainedNetwork:
           inputs: as in `predict`.
           endpoints: names, the network's own or TF-slim's, and "logits"; None: the last one before the classifier.
           pool: whether to average maps [H, W, C] over H and W, to [C].
-          batch_size: images per step; rounded up to a multiple of the devices.
+          batch_size: images per step; rounded up to a multiple of the devices. Fewer images are filled up to the next
+            power of two.
 
         Returns:
           {endpoint: float32 [n, ...]}, in the order of the images.
@@ -366,16 +372,17 @@ class TrainedNetwork:
             that is none.
         """
         listed = image_inputs.as_list(inputs)
-        if endpoints is None:
-            endpoints = extraction.last_endpoint(self)
+        if endpoints is None:  # found by tracing
+            endpoints = self.programs.get("last endpoint", lambda: extraction.last_endpoint(self))
         names = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
-        batch_size = self.devices.round_up(min(batch_size, len(listed)))
-        key = names, pool, batch_size
-        if key not in self._compiled:
-            self._compiled[key] = extraction.compile_step(self, names, batch_size=batch_size, pool=pool)
+        batch_size = self.devices.choose_rows(len(listed), batch_size)
+        step = self.programs.get(
+            ("features", names, pool, batch_size),
+            lambda: extraction.compile_step(self, names, batch_size=batch_size, pool=pool),
+        )
         decoded = image_inputs.decode(listed, self.config.data.max_pixels, self.input.channels)
         batches = extraction.image_batches(decoded, batch_size, self.image_size, self.crop, self.input.channels)
-        rows = extraction.features(self, batches, names, batch_size=batch_size, pool=pool, step=self._compiled[key])
+        rows = extraction.features(self, batches, names, batch_size=batch_size, pool=pool, step=step)
         parts = list(rows)
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -27,7 +28,8 @@ def explain(
     Args:
       network: that made the predictions.
       predictions: from `network.predict_files(…, keep_images=True)`.
-      batch_size: images per step; rounded up to a multiple of the devices. Fewer predictions make it smaller.
+      batch_size: images per step; rounded up to a multiple of the devices. Fewer predictions make it smaller: the next
+        power of two.
 
     Yields:
       The predictions in their order, with `saliency`: the map of `saliency.class_saliency`, scaled so that its 99th
@@ -39,8 +41,8 @@ def explain(
     while group:
         shown = [one for one in group if one.image is not None]
         if shown and step is None:
-            batch_size = network.devices.round_up(min(batch_size, len(group)))
-            step = _compile(network, batch_size)
+            batch_size = network.devices.choose_rows(len(group), batch_size)
+            step = network.programs.get(("saliency", batch_size), functools.partial(_compile, network, batch_size))
         maps = iter(_maps(network, step, shown, batch_size) if shown else ())
         for one in group:
             yield one if one.image is None else dataclasses.replace(one, saliency=next(maps))

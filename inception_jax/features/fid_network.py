@@ -21,6 +21,7 @@ from inception_jax.models.checks import ModelError
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.platforms import traced_for_shapes
 from inception_jax.training import preprocess
+from inception_jax.training.compilation import Programs
 
 SPATIAL = "mixed_6d"
 """The endpoint of sFID (mixed_6/conv of the graph of 2015: the first branch of that module)."""
@@ -90,7 +91,7 @@ class FeatureNetwork:
     network: extraction.FeatureExtractor
     rule: InputRule | None
     endpoint: str
-    _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    _programs: Programs = dataclasses.field(default_factory=Programs, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (channels := getattr(self.network.input, "channels", 3)) != 3:
@@ -144,8 +145,8 @@ class FeatureNetwork:
         Raises:
           UserError: the network has no features for sFID, or no classifier for the Inception Score.
         """
-        key = "widths", *outputs
-        if key not in self._compiled:
+
+        def trace() -> dict[str, int]:
             if "logits" in outputs and not getattr(self.network.model, "num_classes", 1):
                 raise UserError("is: the network has no classifier")
             image = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), np.uint8)
@@ -156,9 +157,9 @@ class FeatureNetwork:
                 raise UserError(
                     f"sfid: its features are those of Inception-v3's {SPATIAL}, which is not here"
                 ) from None
-            self._compiled[key] = {name: shapes[name].shape[1] for name in outputs}
-        found: dict[str, int] = self._compiled[key]
-        return found
+            return {name: shapes[name].shape[1] for name in outputs}
+
+        return self._programs.get(("widths", *outputs), trace)
 
     def rows(
         self, read: Callable[[int], np.ndarray], start: int, stop: int, outputs: Sequence[str], batch_size: int = 32
@@ -178,7 +179,7 @@ class FeatureNetwork:
         Raises:
           UserError: an image cannot be read.
         """
-        batch_size = self.network.devices.round_up(min(batch_size, max(1, stop - start)))
+        batch_size = self.network.devices.choose_rows(stop - start, batch_size)
         step = self._compile(batch_size, tuple(outputs))
         waiting = None
         for count, batch in self._batches(read, start, stop, batch_size):
@@ -213,22 +214,20 @@ class FeatureNetwork:
                 yield len(loaded), {"image": batch}
 
     def _compile(self, batch_size: int, outputs: tuple[str, ...]) -> Any:
-        key = batch_size, outputs
-        if key not in self._compiled:
-            devices = self.network.devices
+        devices = self.network.devices
 
-            def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
-                return {}, self.apply(variables, batch["image"], outputs)
+        def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
+            return {}, self.apply(variables, batch["image"], outputs)
 
+        def compile_program() -> Any:
             shape = devices.abstract_batch(batch_size, self.image_size)["image"]
             shape = jax.ShapeDtypeStruct(
                 shape.shape, np.uint8 if self.rule is None else np.float32, sharding=shape.sharding
             )
             prepares = packed_kernels.gains(self.network.model.convolution)
-            self._compiled[key] = devices.compile_eval(
-                step, self.network.variables, {"image": shape}, prepares=prepares
-            )
-        return self._compiled[key]
+            return devices.compile_eval(step, self.network.variables, {"image": shape}, prepares=prepares)
+
+        return self._programs.get((batch_size, outputs), compile_program)
 
     def digest(self) -> str:
         """`network_digest.digest`: features with the same digest can be compared."""

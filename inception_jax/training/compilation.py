@@ -7,7 +7,8 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
 import jax
 from jax._src.lib import utils  # jax_logging_level sets that of Python, too
@@ -18,6 +19,28 @@ from inception_jax.user_cache import cache_folder
 _FATAL = 3  # absl::LogSeverity
 _LOWERED = (("jax._src.interpreters.pxla", "_cached_lowering_to_hlo"), ("jax._src.pjit", "_pjit_lower"))
 _COMPILATION = "/jax/core/compile/backend_compile_duration"  # jax/_src/dispatch.py: BACKEND_COMPILE_EVENT
+
+
+class Programs:
+    """Compiled programs by their keys: each is compiled once, whichever threads ask for it."""
+
+    def __init__(self) -> None:
+        """Begins without a program."""
+        self._made: dict[Hashable, Any] = {}
+        self._compiling = threading.Lock()
+
+    def get(self, key: Hashable, compile_program: Callable[[], Any]) -> Any:
+        """Returns the program of a key; the first caller compiles it, and others who need it wait.
+
+        Args:
+          key: of the program.
+          compile_program: compiles it.
+        """
+        if key not in self._made:
+            with self._compiling:
+                if key not in self._made:
+                    self._made[key] = compile_program()
+        return self._made[key]
 
 
 class Recompiled(UserError):

@@ -153,6 +153,19 @@ class Devices:
         """Rounds a batch size up to a multiple of the devices."""
         return -(-max(1, size) // self.count) * self.count
 
+    def choose_rows(self, examples: int, batch_size: int) -> int:
+        """Chooses the rows of a batch for so many examples: few sizes, each of which is one program, serve all numbers.
+
+        Args:
+          examples: of a request.
+          batch_size: the most rows; rounded up to a multiple of the devices.
+
+        Returns:
+          The smallest power of two, times the devices, that holds the examples; `batch_size` where that is less.
+        """
+        each = -(-max(1, examples) // self.count)
+        return min(self.count << (each - 1).bit_length(), self.round_up(batch_size))
+
     def replicate(self, tree: Any) -> Any:
         """Copies a tree of host or device arrays to every device, as global arrays; never aliases them."""
         local = NamedSharding(self.mesh.local_mesh, _REPLICATED)

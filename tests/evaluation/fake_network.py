@@ -7,7 +7,7 @@ import numpy as np
 from inception_jax.config import Config
 from inception_jax.config import default as default_config
 from inception_jax.evaluation import prediction
-from inception_jax.training import network_setup
+from inception_jax.training import network_setup, parallel
 
 
 class FakeDevices:
@@ -15,6 +15,9 @@ class FakeDevices:
 
     def round_up(self, size):
         return max(1, size)
+
+    def choose_rows(self, examples, batch_size):
+        return parallel.Devices.choose_rows(self, examples, batch_size)
 
     def put(self, batch):
         return batch

@@ -52,7 +52,7 @@ def test_the_order_is_that_of_the_files_and_there_is_one_compilation(files, monk
     found = list(network.predict_files(files, top_k=2, batch_size=5))
     assert [one.path for one in found] == files and read != files
     assert [one.names[0] for one in found] == [COLOURS[k % 3] for k in range(23)]
-    assert network.compiled == [(5, 2)] and network.batches == [5, 5, 5, 5, 3]
+    assert network.compiled == [(5, 3)] and network.batches == [5, 5, 5, 5, 3]
     assert all(one.classes.shape == (2,) and one.image is None and not one.error for one in found)
     assert found[4].probabilities[0] == pytest.approx(200 / 255) and found[4].probabilities[1] == 0
 

@@ -25,6 +25,7 @@ from inception_jax.features import fid_network, frechet_estimates, generative_me
 from inception_jax.features.maximum_mean_discrepancy import squared_mmd
 from inception_jax.features.prediction_divergence import inception_score
 from inception_jax.training import parallel
+from inception_jax.training.compilation import Programs
 
 HERE = Path(__file__).parent
 
@@ -35,7 +36,7 @@ def our_numbers(dtype, tool, network, sets, programs):
     if tool == "torch-fidelity":
         metrics += ["is", "precision", "recall", "density", "coverage"] + ["sfid"] * (dtype == "float32")
     rule = fid_network.FeatureNetwork(network, fid_network.INPUT_RULES[tool], "global_pool")
-    vars(rule)["_compiled"] = programs.setdefault(rule.rule.scale, {})
+    vars(rule)["_programs"] = programs.setdefault(rule.rule.scale, Programs())
     options = generative_metrics.Options(splits=inputs.SPLITS, batch_size=10, **inputs.KID)
     measured = [
         generative_metrics.measure(image_sets.of_arrays(images), role, metrics, rule, options=options)

@@ -11,6 +11,7 @@ from inception_jax.evaluation.prediction import Prediction
 from inception_jax.features.explanation import explain
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.training import preprocess
+from inception_jax.training.compilation import Programs
 from inception_jax.training.parallel import Devices
 
 
@@ -26,6 +27,7 @@ def test_every_image_has_the_map_of_its_own_class():
     kernel = np.asarray(variables["params"]["Dense_0"]["kernel"]).reshape(5, 5, 3, 4)
     network = types.SimpleNamespace(
         model=model, variables=devices.replicate(variables), devices=devices, image_size=5,
+        programs=Programs(),
         input=types.SimpleNamespace(
             normalization=preprocess.get_normalization("inception"), dtype=jnp.float32, channels=3
         ),
