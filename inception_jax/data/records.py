@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
-from inception_jax.data import label_index, storage
+from inception_jax.data import label_index, pillow_images, storage
 from inception_jax.data.label_sets import LabelSets, check_row, count_labels, digest_parts, label_of
 from inception_jax.data.names import PackedNames, encode, printable
 from inception_jax.errors import UserError
@@ -162,10 +163,6 @@ class FileRecords:
         return sha256("files", self.keys.packed, self.sizes.astype("<i8"), *digest_parts(self.labels))
 
 
-_CONVERTED = ("1", "P", "PA", "LA", "CMYK", "YCbCr", "HSV", "LAB")
-"""Modes of Pillow's images that become colours, as files of them do; grey, RGB and RGBA are as they are."""
-
-
 @dataclasses.dataclass(frozen=True)
 class OwnRecords:
     """A user's own object with a length and items; what it raises or returns wrong becomes an error of one line.
@@ -197,10 +194,14 @@ class OwnRecords:
                     item = item["image"]
                 has_label = isinstance(item, tuple | list) and len(item) <= 2
                 image, label = item[0] if has_label else item, -1
-            if not isinstance(image, bytes):
-                image = np.asarray(image.convert("RGB") if getattr(image, "mode", "") in _CONVERTED else image)
+            if isinstance(image, Image.Image):
+                image = pillow_images.read(image, f"{self.name}, item {index}", alpha=image.mode == "RGBA")
+            elif not isinstance(image, bytes):
+                image = np.asarray(image)
                 image = image[..., None] if image.ndim == 2 else image
-        except Exception as error:  # whatever a user's object raises, or Pillow for a file that it opens only now
+        except UserError:
+            raise
+        except Exception as error:  # whatever a user's object raises
             raise UserError(f"{self.name}, item {index}: {type(error).__name__}: {error}") from error
         if not isinstance(image, bytes):
             if image.dtype != np.uint8 or image.ndim != 3 or not image.shape[2]:

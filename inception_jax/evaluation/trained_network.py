@@ -273,7 +273,9 @@ class TrainedNetwork:
         """Predicts the most probable classes of images of any size.
 
         Args:
-          inputs: images uint8 [height, width, in_channels] (3: RGB or grey), or paths of image files; one or several.
+          inputs: images uint8 [height, width, in_channels] (3: RGB or grey), paths of image files, their bytes, or
+            images of Pillow; one or several. Of files and of Pillow's images alpha is dropped, unless in_channels is 4,
+            16 bits are cut to 8, and the EXIF orientation is not applied, as in training.
           top_k: classes per image, at most; `class_names` has their names.
           batch_size: images per step; rounded up to a multiple of the devices. Fewer images are filled up to the next
             power of two.
