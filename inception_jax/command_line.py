@@ -28,12 +28,9 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except UserError as error:
         code = _print_error(error, error.exit_code)
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            code = _print_error(f"{error.filename}: {error.strerror}", UserError.exit_code)
-        elif standard_streams.stdout_failure():
-            code = 0
-        else:
+        if error.errno != errno.ENAMETOOLONG:
             raise
+        code = _print_error(f"{error.filename}: {error.strerror}", UserError.exit_code)
     except KeyboardInterrupt as interrupt:  # Python's own has no text; a command may say what to do next
         code = _print_error("; ".join(["interrupted", *map(str, interrupt.args)]), 130)
     except ValueError as error:

@@ -77,6 +77,8 @@ def main(argv: list[str]) -> int:
     ) as writer:
         for prediction in predictions:
             writer.add(prediction)
+            if writer.is_unread:
+                break
         for line in writer.finish(f"{trained.config.model.name}, {title}"):
             command_line.report(line)
     if not writer.total:

@@ -6,9 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO, TypeVar
-
-T = TypeVar("T")
+from typing import Any, TextIO
 
 
 class _Stream:
@@ -57,7 +55,10 @@ class SafeStream(_Stream):
 
 
 class RecordingStream(_Stream):
-    """A stream that remembers its first write error, which is raised as ever.
+    """A stream that remembers its first write error, after which it writes nothing more.
+
+    The error is not raised: a command whose output nobody reads (`| head`) finishes its files, and keeps its exit code.
+    `command_line.run` asks `stdout_failure` at the end.
 
     Attributes:
       failure: the error; None: there was none.
@@ -66,19 +67,20 @@ class RecordingStream(_Stream):
     failure: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Writes a text."""
-        return self._record(lambda: super(RecordingStream, self).write(text))
+        """Writes a text, unless a write has failed."""
+        self._record(lambda: super(RecordingStream, self).write(text))
+        return len(text)
 
     def flush(self) -> None:
-        """Flushes the stream."""
+        """Flushes the stream, unless a write has failed."""
         self._record(self._stream.flush)
 
-    def _record(self, call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except OSError as error:
-            self.failure = self.failure or error
-            raise
+    def _record(self, call: Callable[[], object]) -> None:
+        if self.failure is None:
+            try:
+                call()
+            except OSError as error:
+                self.failure = error
 
 
 def prepare() -> None:
@@ -103,15 +105,6 @@ def prepare() -> None:
         sys.stdout = RecordingStream(sys.stdout)
     if own_stderr:
         sys.stderr = SafeStream(sys.stderr)
-
-
-def print_result(text: str) -> None:
-    """Prints the result of a command on standard output.
-
-    Where that fails, `command_line.run`, which knows the exit code, asks `stdout_failure`.
-    """
-    with contextlib.suppress(OSError):
-        print(text)
 
 
 def stdout_failure() -> OSError | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from inception_jax import command_line, recipe_files
-from inception_jax.standard_streams import print_result
 
 
 def main(argv: list[str]) -> int:
@@ -37,9 +36,9 @@ def main(argv: list[str]) -> int:
     with processes.initialize(processes.find_launch(flags)):
         result, exit_code = train(config, flags.workdir)
         if processes.is_first() and flags.json:
-            print_result(json.dumps(to_json_values(result), indent=2))
+            print(json.dumps(to_json_values(result), indent=2))
         elif processes.is_first() and (text := conclusion.format_conclusion(flags.workdir, result)):
-            print_result(text)
+            print(text)
     return exit_code
 
 

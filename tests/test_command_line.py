@@ -270,15 +270,17 @@ FULL = "error: cannot write standard output: No space left on device; free some 
         (">&-", "print('result')", 0, "", ""),
         (">/dev/full", "print('result')", 6, "", FULL),
         (">/dev/full", "print('result' * 9999)", 6, "", FULL),
-        (">/dev/full", "standard_streams.print_result('result'); return 143", 143, "", ""),
+        (">/dev/full", "print('result'); return 143", 143, "", ""),
         (
             ">/dev/full",
-            "standard_streams.print_result('x'); raise command_line.UserError('wrong')",
+            "print('x'); raise command_line.UserError('wrong')",
             2,
             "",
             "error: wrong\n",
         ),
-        ("| true", "import time; time.sleep(0.2); standard_streams.print_result('x' * 99999); return 143", 143, "", ""),
+        ("| true", "import time; time.sleep(0.2); print('x' * 99999); return 143", 143, "", ""),
+        ("| true", "import time; time.sleep(0.2); print(1, flush=True); print(2, flush=True); return 7", 7, "", ""),
+        (">/dev/full", "print(1, flush=True); command_line.report('written')", 6, "", f"written\n{FULL}"),
         ("2>&-", "print('result'); command_line.report('a note')", 0, "result\n", ""),
         (">&2", "sys.stdout.reconfigure(encoding='ascii'); print('IMAGE \u2026')", 0, "", "IMAGE ?\n"),
         ("2>/dev/full", "print('result'); command_line.report('a note'); print('more')", 0, "result\nmore\n", ""),
@@ -288,7 +290,6 @@ FULL = "error: cannot write standard output: No space left on device; free some 
     ],
 )
 def test_streams_that_are_closed_or_full(redirection, body, code, out, err):
-    body = body.replace("standard_streams", "command_line.standard_streams")
     done = run_in_shell(f"{redirection}; exit ${{PIPESTATUS[0]}}", body)
     assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
 

@@ -1,5 +1,6 @@
 """`python -m inception_jax.predict`: what it prints and writes, and its messages; the network is a fake."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -13,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from inception_jax import command_line, predict
+from inception_jax import command_line, predict, standard_streams
 from inception_jax.evaluation import prediction_writer
 from inception_jax.features import explanation
 from inception_jax.runs import contact_sheet
@@ -211,6 +212,32 @@ def test_mistakes_are_one_line_before_the_first_image_is_decoded(arguments, mess
     code, out, err = run(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"error: {message}"), err
     assert network.batches == [] and Path("photos/a.png").read_bytes() == before
+
+
+@contextlib.contextmanager
+def unread():
+    """Standard output is a pipe whose reader has gone, as in `| head`."""
+    read, write_end = os.pipe()
+    os.close(read)
+    with pytest.MonkeyPatch.context() as patch, open(write_end, "w") as stream:
+        patch.setattr(sys, "stdout", standard_streams.RecordingStream(stream))
+        yield
+        assert isinstance(sys.stdout.failure, BrokenPipeError)
+
+
+@pytest.mark.parametrize("flags", [["--csv=t.csv"], ["--csv=-", "--json=t.csv"], ["--json"], ["--json", "--csv=t.csv"]])
+def test_files_are_finished_where_nobody_reads_standard_output(flags, run, network, photos):
+    """Where there is no file, nothing more is computed."""
+    with unread():
+        code, _, err = run("photos/a.png", "photos/b.png", "photos/deep", "--batch_size=1", *flags)
+    if "t.csv" not in str(flags):
+        assert (code, err, network.batches) == (0, "", [1])
+        return
+    assert (code, network.batches) == (0, [1, 1, 1])
+    assert len(Path("t.csv").read_text().splitlines()) == 3 + ("--csv=t.csv" in flags)
+    with unread():
+        code, _, err = run("photos", "--sheet=s.png", *flags)
+    assert (code, err.count("s.png: 3 images"), err.count("error: 1 of 4 images was skipped")) == (2, 1, 1)
 
 
 def test_an_output_that_cannot_be_written_any_more(run, photos):

@@ -24,6 +24,7 @@ from inception_jax.errors import UserError, counted, write_error
 from inception_jax.evaluation.prediction import Prediction
 from inception_jax.runs import contact_sheet
 from inception_jax.runs.contact_sheet import MAX_IMAGES, Thumbnail
+from inception_jax.standard_streams import stdout_failure
 
 STDOUT = "-"
 _NAMED = 3  # skipped files that the last line names
@@ -77,6 +78,7 @@ class PredictionWriter:
         if STDOUT == json_file == csv_file:
             raise UserError("--json and --csv=-: only one of them can go to standard output; name a file for the other")
         self._prints_text = STDOUT not in (json_file, csv_file)
+        self._writes_files = any(one not in (None, "", STDOUT) for one in (json_file, csv_file, sheet, explanations))
         with contextlib.ExitStack() as stack:
             self._json = self._open(stack, "--json", json_file)
             self._csv = self._open(stack, "--csv", csv_file)
@@ -161,6 +163,11 @@ class PredictionWriter:
         return dataclasses.replace(
             prediction, names=prediction.names[:count], classes=classes, probabilities=probabilities
         )
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether all goes to standard output alone, and that can no longer be written."""
+        return not self._writes_files and stdout_failure() is not None
 
     def describe_skipped(self) -> str:
         """How many files were skipped, of how many, and the names of the first ones."""

@@ -32,6 +32,7 @@ from inception_jax.errors import UserError
 from inception_jax.multihost import heartbeat
 from inception_jax.multihost.peer_loss import ADVICE, as_peer_lost, lost_peers, one_line
 from inception_jax.multihost.peer_loss import PeerLost as PeerLost
+from inception_jax.standard_streams import RecordingStream
 
 T = TypeVar("T")
 
@@ -263,7 +264,7 @@ def _redirect_stdout_of_libraries() -> None:
     sys.stdout.flush()
     original = os.dup(1)
     os.dup2(2, 1)
-    sys.stdout = os.fdopen(original, "w", encoding=sys.stdout.encoding)
+    sys.stdout = RecordingStream(os.fdopen(original, "w", encoding=sys.stdout.encoding))
 
 
 @contextlib.contextmanager
