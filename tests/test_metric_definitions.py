@@ -97,9 +97,28 @@ def test_an_error_inside_a_metric_names_it(monkeypatch):
         whole(120).result()
 
 
+def test_a_table_of_the_mistakes(tmp_path, monkeypatch):
+    evaluation = Accumulator(7)
+    evaluation.add(
+        {"loss": 0.0, "top1": 1.0, "top5": 4.0, "count": 4.0},
+        index=np.array([8, 5, 6, 7]),
+        labels=np.array([0, 1, 2, 6]),
+        classes=np.array([[0, 1], [2, 1], [0, 2], [5, 1]]),
+        probabilities=np.array([[0.9, 0.1], [0.5, 0.25], [0.75, 0.125], [0.5, 0.2]], np.float32),
+    )
+    class_tables.write(tmp_path, evaluation, "abcdefg", "file {}".format)
+    head, *lines = (tmp_path / "mistakes.csv").read_text().splitlines()
+    assert head == "example,file,true_class,predicted_class,true_probability,predicted_probability"
+    assert lines == ["6,file 6,c,a,0.125,0.75", "5,file 5,b,c,0.25,0.5", "7,file 7,g,f,,0.5"]
+    monkeypatch.setattr(class_tables, "MAX_MISTAKES", 1)
+    class_tables.write(tmp_path, evaluation, "abcdefg", "file {}".format)
+    assert (tmp_path / "mistakes.csv").read_text().splitlines()[1:] == lines[:1]
+
+
 def test_tables_of_the_classes(tmp_path):
     names = ['a "quoted", name', *"bcdefg"]
-    assert class_tables.write(tmp_path, whole(7), names) == ["confusion_matrix.csv", "per_class.csv"]
+    written = class_tables.write(tmp_path, whole(7), names, "file {}".format)
+    assert written == ["confusion_matrix.csv", "mistakes.csv", "per_class.csv"]
     lines = (tmp_path / "per_class.csv").read_text().splitlines()
     assert lines[0] == "class,precision,recall,f1,support,predicted"
     assert lines[1].startswith('"a ""quoted"", name",') and lines[7] == "g,,,,0,0"

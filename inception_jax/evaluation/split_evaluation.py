@@ -106,7 +106,9 @@ def evaluate_run(
         if processes.is_first():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                result["tables"] = class_tables.write(folder, evaluation, trained.class_names)
+                result["tables"] = class_tables.write(
+                    folder, evaluation, trained.class_names, data.dataset.source.record_name
+                )
                 report.draw_plots(folder, evaluation, data, trained.class_names)
             except OSError as error:
                 raise write_error(folder, error) from None

@@ -1,4 +1,4 @@
-"""Writes and reads the tables of an evaluation: confusion_matrix.csv and per_class.csv."""
+"""Writes and reads the tables of an evaluation: confusion_matrix.csv, mistakes.csv and per_class.csv."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,28 +17,36 @@ from inception_jax.runs import tables
 from inception_jax.runs.manifest import replace_text
 
 if TYPE_CHECKING:
+    from inception_jax.metric_definitions import Predictions
     from inception_jax.metrics import Accumulator
 
 CONFUSION = "confusion_matrix.csv"
 PER_CLASS = "per_class.csv"
+MISTAKES = "mistakes.csv"
+MAX_MISTAKES = 100_000
 
+_MISTAKE_COLUMNS = ("example", "file", "true_class", "predicted_class", "true_probability", "predicted_probability")
 _COLUMNS = ("class", "precision", "recall", "f1", "support", "predicted")
 _AVERAGE_PRECISION = "average_precision"
 _LISTED, _WORST = 30, 20  # with at most so many classes the report lists all; of more, so many with the lowest F1
 
 
-def write(workdir: str | os.PathLike, evaluation: Accumulator, class_names: Sequence[str]) -> list[str]:
-    """Writes per_class.csv, and confusion_matrix.csv where a confusion matrix was kept.
+def write(
+    workdir: str | os.PathLike, evaluation: Accumulator, class_names: Sequence[str], record_name: Callable[[int], str]
+) -> list[str]:
+    """Writes per_class.csv, confusion_matrix.csv where a confusion matrix was kept, and mistakes.csv.
 
     per_class.csv has a line per class: precision, recall and F1 (empty where they are not defined: no prediction, no
     example, neither), the number of its examples and of its predictions; with several labels per example these are at a
     probability of 0.5, and average precision is the last column. confusion_matrix.csv has a line per true class
-    and a column per predicted class.
+    and a column per predicted class. mistakes.csv, where examples have one label each, has a line per example whose
+    most probable class is another one, the most confident first, up to `MAX_MISTAKES`.
 
     Args:
       workdir: where they are written.
       evaluation: with its predictions.
       class_names: one per class.
+      record_name: the file or the record of an example, by its position in the split.
 
     Returns:
       The names of the files.
@@ -61,7 +69,25 @@ def write(workdir: str | os.PathLike, evaluation: Accumulator, class_names: Sequ
         lines = ([name, *counts.tolist()] for name, counts in zip(class_names, evaluation.confusion, strict=True))
         replace_text(Path(workdir) / CONFUSION, _format_csv([names, *lines]))
         written.append(CONFUSION)
+    if evaluation.labels == "single":
+        mistakes = _mistakes(evaluation.predictions(), class_names, record_name)
+        replace_text(Path(workdir) / MISTAKES, _format_csv([_MISTAKE_COLUMNS, *mistakes]))
+        written.append(MISTAKES)
     return sorted(written)
+
+
+def _mistakes(
+    found: Predictions, class_names: Sequence[str], record_name: Callable[[int], str]
+) -> Iterator[Sequence[Any]]:
+    """The lines of mistakes.csv; the true class has a probability where it is among those that were kept (five)."""
+    wrong = np.flatnonzero(found.classes[:, 0] != found.labels)
+    order = np.argsort(-found.probabilities[wrong, 0], kind="stable")
+    for row in wrong[order[:MAX_MISTAKES]]:
+        index, label, classes = int(found.index[row]), found.labels[row], found.classes[row]
+        of_true, of_predicted = found.probabilities[row][classes == label], found.probabilities[row, 0]
+        names = class_names[label], class_names[classes[0]]
+        probability = f"{of_true[0]:.6g}" if of_true.size else ""
+        yield index, record_name(index), *names, probability, f"{of_predicted:.6g}"
 
 
 def _format_csv(rows: Iterable[Sequence[Any]]) -> str:

@@ -148,7 +148,8 @@ def write_finished(
     if not processes.is_first():
         return {}
     shown = evaluations.get("ema") or evaluations["raw"]
-    tables = class_tables.write(output.workdir, shown, setup.data.class_names)
+    record_name = setup.data.eval.dataset.source.record_name
+    tables = class_tables.write(output.workdir, shown, setup.data.class_names, record_name)
     if setup.logging.pictures:
         with output.clock.phase("plots"), output.progress.phase("drawing plots"):
             plots = report.draw_plots(

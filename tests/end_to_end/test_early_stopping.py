@@ -51,7 +51,7 @@ def test_it_is_finished_and_says_why(stopped):
     assert result["ended"].startswith("early stopping: 2 evaluations without a better macro F1 than")
     assert result["best"]["metric"] == "macro_f1" and result["best"]["step"] == 6, "of equal ones the latest"
     assert result["class_weights"] == {"across": 0.5, "down": 2.0}
-    assert result["tables"] == ["confusion_matrix.csv", "per_class.csv"]
+    assert result["tables"] == ["confusion_matrix.csv", "mistakes.csv", "per_class.csv"]
     assert all((stopped / name).exists() for name in result["tables"])
     metrics = result["metrics"]["test"]["ema"]
     assert result["best"]["value"] == metrics["macro_f1"]

@@ -128,7 +128,13 @@ def test_an_ensemble_of_runs_is_that_of_their_saved_predictions(runs, evaluated,
     assert (found["count"], found["left_out"], found["exclude"]) == (18, 2, str(tmp_path / "left_out.txt"))
     again = evaluated(f"--from={files[0]}", exclude, "--json")
     assert again["top1"] == found["top1"] and again["loss"] == pytest.approx(found["loss"])
-    assert (runs[0] / "evaluations" / "test_raw_4_single_exclude_left_out" / "per_class.csv").exists()
+    folder = runs[0] / "evaluations" / "test_raw_4_single_exclude_left_out"
+    assert (folder / "per_class.csv").exists()
+    mistakes = list(csv.DictReader((folder / "mistakes.csv").read_text().splitlines()))
+    wrong = set(np.flatnonzero(parts[0].log_probabilities.argmax(1) != parts[0].labels)) - {3, 7}
+    assert {int(row["example"]) for row in mistakes} == wrong and len(mistakes) == len(wrong)
+    assert all(row["file"] == parts[0].names[int(row["example"])] for row in mistakes)
+    assert found["top1"] == pytest.approx(1 - len(wrong) / 18)
     found = evaluated(f"--from={files[0]}", labels, "--json")
     assert (found["top1"], found["count"], found["left_out"]) == (1.0, 19, 1)
 
