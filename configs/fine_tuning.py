@@ -3,8 +3,8 @@
     python -m inception_jax.train --config=configs/fine_tuning.py:IMAGES --workdir=runs/mine \
         --config.initialize.checkpoint=runs/v1_bn
 
-IMAGES is a folder that holds train/CLASS/*.jpg and test/CLASS/*.jpg, or another data set with its kind before it:
-list:FILE, webdataset:PATTERN, huggingface:PATH, or tfds:NAME of a prepared one. A classifier of another number of
+IMAGES is a folder that holds train/CLASS/*.jpg and test/CLASS/*.jpg, a list (photos.csv), or another data set with its
+kind before it: webdataset:PATTERN, huggingface:PATH, or tfds:NAME of a prepared one. A classifier of another number of
 classes is initialized at random; if the number is the same, `--config.initialize.new="('(^|/)classifier/',)"` does it.
 The stem and the modules up to 4e are frozen, batch norm included; 5a and 5b train with a tenth of the new classifier's
 learning rate. The log and initialization.json list what was restored.
@@ -21,8 +21,6 @@ learning rates are choices to start from.
 from ml_collections import ConfigDict
 
 import inception_jax.config
-
-KINDS = ("folder", "list", "webdataset", "huggingface")
 
 
 def get_config(images: str = "images") -> ConfigDict:
@@ -43,8 +41,7 @@ def get_config(images: str = "images") -> ConfigDict:
     config.model.bn_initial_fraction = 0.01
     config.model.aux_heads = False  # they help to train modules that are frozen here
 
-    kind, _, name = images.partition(":")
-    config.data.name = name if kind == "tfds" else images if kind in KINDS else f"folder:{images}"
+    config.data.name = inception_jax.config.data_name(images)
     config.data.image_size = 224
     config.data.normalization = "inception"  # as in the run of the checkpoint
 

@@ -47,6 +47,21 @@ def default(extensions: Sequence[str] = ()) -> ConfigDict:
     return config.lock()
 
 
+def data_name(images: str) -> str:
+    """The `data.name` that the argument of a recipe for one's own images means.
+
+    Args:
+      images: a folder with a folder per class, a list (`.csv`, `.tsv`, `.parquet`), or KIND:NAME of any data set:
+        folder:PATH, list:FILE, webdataset:PATTERN, huggingface:PATH, tfds:NAME of a prepared one.
+    """
+    kind, _, name = images.partition(":")
+    if kind in ("folder", "list", "webdataset", "huggingface"):
+        return images
+    if kind == "tfds":
+        return name
+    return f"{'list' if images.lower().endswith(('.csv', '.tsv', '.parquet')) else 'folder'}:{images}"
+
+
 def _fill(section: Mapping[str, Any]) -> ConfigDict:
     config = ConfigDict()
     for name, entry in section.items():
@@ -230,13 +245,9 @@ class Config:
           ConfigError: fields differ from their default, but were not read.
         """
         defaults = dict(_leaves(default()))
-        unread = [
-            path
-            for path, value in _leaves(self._config)
-            if self._prefix + path not in self._reads and value != defaults[self._prefix + path]
-        ]
+        values = {self._prefix + path: value for path, value in _leaves(self._config)}
+        unread = [path for path, value in values.items() if path not in self._reads and value != defaults[path]]
         if unread:
-            values = dict(_leaves(self._config))
             named = ", ".join(f"config.{path} = {shorten(repr(values[path]))}" for path in unread)
             unset = ", ".join(f"config.{path} = {shorten(repr(defaults[path]))}" for path in unread)
             raise ConfigError(

@@ -17,6 +17,7 @@ RECIPES = [
     ("fashion_mnist", None, "inception_v1_bn", 300_274, 0.0045),
     ("fashion_mnist", "long", "inception_v1_bn", 300_274, 0.02),
     ("fine_tuning", "images", "inception_v1_bn", 800_729, 0.002),
+    ("from_scratch", "images", "inception_v1_bn", 1_201_094, 0.005),
     ("inception_v1_imagenet", "caffe", "inception_v1", 10_009_117, 0.01),
     ("inception_v1_imagenet", "quick", "inception_v1", 2_402_188, 0.01),
     ("inception_v1_imagenet", "paper", "inception_v1", 10_009_117, 0.01),
@@ -39,10 +40,12 @@ def module(name):
         ("/data/a:b", "folder:/data/a:b"),
         ("huggingface:org/pets", "huggingface:org/pets"),
         ("tfds:cifar10/1.0.0", "cifar10/1.0.0"),
+        ("pets.CSV", "list:pets.CSV"),
     ],
 )
-def test_fine_tuning_is_on_any_data_set(argument, name):
-    assert module("fine_tuning").get_config(argument).data.name == name
+@pytest.mark.parametrize("recipe", ["fine_tuning", "from_scratch"])
+def test_own_images_are_any_data_set(recipe, argument, name):
+    assert module(recipe).get_config(argument).data.name == name
 
 
 def test_every_recipe_is_tested():
