@@ -47,7 +47,7 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
     plots = len(content.get("pictures") or ())
     has_page = (remote_workdir.copy_of(workdir) / report.PAGE).exists()  # runs of earlier versions have none
     page = f"{report.PAGE}, " if has_page else ""
-    files = f"{page}{report.FILE}, {result.FILE}" + (f" and {plots} plots" if plots else "")
+    files = f"{page}{report.FILE}, {result.FILE}{_format_tables(content)}" + (f" and {plots} plots" if plots else "")
     return "\n".join([*lines, f"{files}: {here}", f"next: python -m inception_jax.predict --workdir={here} IMAGE …"])
 
 
@@ -72,7 +72,14 @@ def format_evaluation(content: Mapping[str, Any], folder: str | os.PathLike) -> 
         what += f", {content['protocol']}"
     what += _format_left_out(content)
     values = f"{format_accuracy(content)}, {_format_rest(content)}"
-    return f"{what}: {values}\n{result.FILE} and plots: {shlex.quote(str(folder))}"
+    return f"{what}: {values}\n{result.FILE}{_format_tables(content)} and plots: {shlex.quote(str(folder))}"
+
+
+def _format_tables(content: Mapping[str, Any]) -> str:
+    """The names of the tables of an evaluation, each with a comma before it; results of earlier versions have none."""
+    tables = content.get("tables")
+    names = tables if isinstance(tables, list) else []
+    return "".join(f", {name}" for name in names if isinstance(name, str))
 
 
 def format_ensemble(content: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ def finished(**more):
     evaluation = {"top1": 0.95, "top5": 1.0, "loss": 0.1, "count": 40}
     metrics = {"train": {"loss": 1.0}, "test": {"raw": evaluation | {"top1": 1.0}, "ema": evaluation}}
     best = {"metric": "top1", "value": 0.975, "step": 200}
+    more = {"tables": ["per_class.csv", "mistakes.csv"]} | more
     return {"status": "finished", "steps": 300, "metrics": metrics, "pictures": ["a.png"] * 2, "best": best} | more
 
 
@@ -21,7 +22,7 @@ def test_accuracy_best_step_files_and_what_to_do_next():
     assert conclusion.format_conclusion(WORKDIR, finished()).splitlines() == [
         f"test: top-1 95.00 % (95 % interval {low} to {high} %; 38 of 40), EMA weights; best at step 200 of 300: "
         "top-1 97.50 %",
-        f"report.md, result.json and 2 plots: {HERE}",
+        f"report.md, result.json, per_class.csv, mistakes.csv and 2 plots: {HERE}",
         f"next: python -m inception_jax.predict --workdir={HERE} IMAGE …",
     ]
 
@@ -60,7 +61,7 @@ def test_warnings_stand_beside_the_accuracy():
 def test_the_page_is_named_where_there_is_one(tmp_path):
     (tmp_path / "report.html").write_text("")
     assert conclusion.format_conclusion(tmp_path, finished()).splitlines()[1] == (
-        f"report.html, report.md, result.json and 2 plots: {tmp_path}"
+        f"report.html, report.md, result.json, per_class.csv, mistakes.csv and 2 plots: {tmp_path}"
     )
 
 
@@ -70,7 +71,7 @@ def test_the_page_is_named_where_the_workdir_is_an_address(tmp_path, monkeypatch
         (folder / "report.html").write_text("")
     for address in ("memory://page/run", "memory://page/run/"):
         line = conclusion.format_conclusion(address, finished()).splitlines()[1]
-        assert line == f"report.html, report.md, result.json and 2 plots: {address}"
+        assert line == f"report.html, report.md, result.json, per_class.csv, mistakes.csv and 2 plots: {address}"
 
 
 def test_why_a_run_ended_early():
