@@ -26,9 +26,8 @@ def main(argv: list[str]) -> int:
     from inception_jax.diagnostics import examination, findings
 
     def load() -> ConfigDict:
-        return recipe_files.load_config(recipe_files.of_run(of_config, flags.workdir) if flags.workdir else of_config)[
-            0
-        ]
+        of_recipe = recipe_files.of_run(of_config, flags.workdir) if flags.workdir else of_config
+        return recipe_files.load_config(of_recipe)[0]
 
     has_config = bool(of_config) or bool(flags.workdir and (Path(flags.workdir) / "config.json").is_file())
     found = []

@@ -90,7 +90,10 @@ def of_run(of_config: Sequence[str], workdir: str | os.PathLike) -> list[str]:
 
     Args:
       of_config: as `parse` returns it.
-      workdir: on this machine; it may be missing.
+      workdir: on this machine, or the copy of one at an address; it may be missing.
+
+    Returns:
+      The arguments, of which the first is a `--config`.
 
     Raises:
       UserError: neither `--config` nor a run in the workdir.
@@ -99,7 +102,10 @@ def of_run(of_config: Sequence[str], workdir: str | os.PathLike) -> list[str]:
     if recipe_of(of_config) is not None:
         return [*of_config]
     if not file.is_file():
-        raise UserError(f"{_missing()}; without it the workdir needs to hold a run, and {file} is not there")
+        from inception_jax.runs import remote_workdir
+
+        where = remote_workdir.display_name(workdir)
+        raise UserError(f"{_missing()}; without it the workdir needs to hold a run, and {where} has no config.json")
     return [f"--config={file}", *of_config]
 
 
@@ -227,7 +233,7 @@ def _split_unset(overrides: Sequence[str], types: Mapping[str, type | None]) -> 
     """Splits overrides: those with a value, and the paths of fields that None unsets, which ml_collections cannot.
 
     Raises:
-      UserError: None for a number, a boolean or a tuple that cannot be unset.
+      UserError: None for a field that cannot be unset.
     """
     if not any(override.endswith("=None") for override in overrides):
         return [*overrides], []
@@ -236,7 +242,7 @@ def _split_unset(overrides: Sequence[str], types: Mapping[str, type | None]) -> 
     optional = configs.optional_fields()
     last = {_path(override): override.partition("=")[2] for override in overrides}
     for path, value in last.items():
-        if value == "None" and path not in optional and types.get(path) in (int, float, bool, tuple):
+        if value == "None" and path not in optional and types.get(path) in (int, float, bool, tuple, str):
             raise UserError(f"--config.{path}=None: it needs a value, and cannot be unset")
     unset = [path for path, value in last.items() if value == "None" and path in optional]
     given = [one for one in overrides if _path(one) not in unset]

@@ -123,7 +123,7 @@ def test_a_recipe_that_is_not_there_or_does_not_load(recipe):
 
 def test_the_config_of_the_run_in_the_workdir(recipe, tmp_path):
     """Where --config is left out; with overrides."""
-    with pytest.raises(UserError, match=r"^--config is missing: name a recipe, such as .*config.json is not there$"):
+    with pytest.raises(UserError, match=r"^--config is missing: name a recipe, such as .* has no config.json$"):
         recipe_files.of_run(["--config.seed=3"], tmp_path)
     _, config, _ = parse(f"--config={recipe}", "--workdir=w", "--config.num_steps=7")
     (tmp_path / "config.json").write_text(config.to_json_best_effort())

@@ -96,9 +96,9 @@ class EvalCrop:
 
         Returns:
           The steps in their order: {"step": "resize", "side": "shorter" or "both", "pixels"}, where the other side of
-          "shorter" keeps the ratio and is rounded down; {"step": "center_crop", "pixels", "offset": "floor" or
-          "half_to_even"}, the rounding of half the rest; {"step": "center_fraction", "fraction"}, which cuts
-          int((side - side * fraction) / 2) off each end of a side.
+          "shorter" keeps the ratio and is rounded as "longer_side" says, "floor"; {"step": "center_crop", "pixels",
+          "offset": "floor" or "half_to_even"}, the rounding of half the rest; {"step": "center_fraction", "fraction"},
+          which cuts int((side - side * fraction) / 2) off each end of a side.
 
         Raises:
           UserError: as `side`.

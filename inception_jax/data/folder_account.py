@@ -19,7 +19,6 @@ from inception_jax.errors import counted
 
 _MAX_ROWS = 20  # of the table of classes; more classes are told as a range
 _IMBALANCE = 2.0
-_BALANCE = "data.sampling=balanced samples every class equally often; loss.class_weights=balanced weights its loss"
 _MAX_NAMES = 4
 _FEW = 2  # images of a class that may be a typing error; the class that is meant has at least _TIMES as many
 _TIMES = 5
@@ -66,9 +65,6 @@ def format_account(
                 f"{name} is imbalanced: {values[largest]:,} images of {found.class_names[largest]!r}, "
                 f"{values[smallest]:,} of {found.class_names[smallest]!r}"
             )
-            trained = split_names.training(labels)
-            if trained in (name, name.partition("[")[0]) and not isinstance(labels[trained], LabelSets):
-                lines.append(_BALANCE)
         elif not values[smallest]:
             missing = np.flatnonzero(values == 0)
             guard = _GUARD if train and counts[train][missing].min() <= _FEW else ""
@@ -80,7 +76,7 @@ def format_account(
     ]
     for name, how, kind in _misnamed_splits(found):
         lines.append(f"{name!r} {how}: is it the split {kind!r}? Then rename it")
-    return [*dict.fromkeys(lines), *found.notes, *_left_out(found)]
+    return [*lines, *found.notes, *_left_out(found)]
 
 
 def misnamed_splits(found: FolderScan) -> str:

@@ -32,7 +32,7 @@ def read(image: Image.Image, name: str, *, alpha: bool = False) -> np.ndarray:
     try:
         if mode.startswith("I;16"):
             return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
-        if mode in _ALPHA or "transparency" in image.info:
+        if mode in _ALPHA or ("transparency" in image.info and mode not in _GREY):
             kept = image.convert({"RGBa": "RGBA", "La": "LA"}.get(mode, mode)).convert("RGBA")
             return np.asarray(kept if alpha else kept.convert("RGB"))
         if mode in _GREY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -13,7 +14,6 @@ from inception_jax.data.records import ConcatenatedRecords, FileRecords, RecordR
 from inception_jax.diagnostics.findings import Finding, fail, ok, warn
 from inception_jax.errors import counted
 from inception_jax.training.setup import Setup
-from inception_jax.training.train_metrics import count_draws
 
 _SECONDS = 10.0
 _MOST_NAMES = 50
@@ -65,11 +65,13 @@ def check_headers(training: list[Range], evaluation: list[Range], setup: Setup) 
     of = f"the headers of {read:,} of {counted(total, 'image file')}" + ", a random sample" * (read < total)
     if not broken:
         return ok("files", f"{of}: none is broken")
+    draws = math.ceil(draws * total / read * math.ceil(setup.length.epoch(setup.length.total)))
     names = [f"{path} ({problem})" for path, problem in sorted(broken.items())]
     more = f", and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
     text = f"{of}: {len(names):,} broken: {', '.join(names[:_MOST_NAMES])}{more}"
-    enough = max(count_draws(draws, setup.length), len(names))
-    remedy = f"replace or remove them; or leave them out: --config.faults.max_corrupt={enough}"
+    enough = max(draws, len(names))
+    about = "about " * (read < total)
+    remedy = f"replace or remove them; or leave them out: config.faults.max_corrupt = {about}{enough}, for all epochs"
     return (warn if setup.faults.max_corrupt >= enough else fail)("files", text, remedy)
 
 

@@ -121,12 +121,7 @@ def check_decoding(setup: Setup) -> Finding:
 
 def check_statistics(setup: Setup, state: TrainState) -> Finding:
     """Looks at batch norm and the EMA: single values per channel, and statistics that will not have caught up."""
-    found = [
-        line.removeprefix("warning: ")
-        for line in log_header.format_batch_norm(setup, state)
-        if line.startswith("warning: ")
-    ]
-    if found:
+    if found := log_header.find_statistics_problems(setup, state, setup.length.total):
         return warn("statistics", "; ".join(found), "set one of the fields named, or make the run longer")
     groups = f"batch norm of {setup.batch_norm} batches" if setup.batch_norm else "no batch norm"
     average = f", EMA with decay {setup.objective.ema_decay:g}" if state.ema is not None else ", no EMA"

@@ -13,7 +13,8 @@ from inception_jax.data import channels as image_channels
 from inception_jax.data import images, pillow_images
 from inception_jax.errors import UserError
 
-One = str | os.PathLike | bytes | np.ndarray | Image.Image
+_BYTES = (bytes, bytearray, memoryview)
+One = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image
 Images = One | Sequence[One]
 
 
@@ -26,7 +27,7 @@ def as_list(inputs: Images) -> list[Any]:
     Raises:
       UserError: there is none.
     """
-    is_one = isinstance(inputs, str | os.PathLike | bytes | Image.Image) or getattr(inputs, "ndim", 0) == 3
+    is_one = isinstance(inputs, (str, os.PathLike, *_BYTES, Image.Image)) or getattr(inputs, "ndim", 0) == 3
     if is_one or hasattr(inputs, "read") or not isinstance(inputs, Iterable):
         return [inputs]
     found = list(inputs)
@@ -70,8 +71,8 @@ def decode_one(
     name = f"image {position}"
     if isinstance(given, str | os.PathLike):
         return images.decode_image_file(given, max_pixels, channels)
-    if isinstance(given, bytes):
-        return images.decode(given, name, max_pixels, channels=channels)
+    if isinstance(given, _BYTES):
+        return images.decode(bytes(given), name, max_pixels, channels=channels)
     if isinstance(given, Image.Image):
         if given.width * given.height > max_pixels:
             raise UserError(

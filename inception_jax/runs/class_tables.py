@@ -148,7 +148,7 @@ def report_lines(workdir: Path, weights: Mapping[str, float] | None = None) -> l
     ]
     average = ["average precision"] if known and len(known[0]) > 6 else []
     head = ("class", "precision", "recall", "F1", "examples", "predictions", *average, *["weight"] * bool(weights))
-    files = [name for name in (PER_CLASS, CONFUSION) if (workdir / name).exists()]
+    files = [name for name in (PER_CLASS, CONFUSION, MISTAKES) if (workdir / name).exists()]
     links = ", ".join(f"[{name}]({name})" for name in files)
     return [
         *lines,

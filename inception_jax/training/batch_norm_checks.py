@@ -123,18 +123,18 @@ def _larger_image(model: BaseNetwork, image_size: int) -> int | None:
 
 
 def format_momentum(momentum: float, updates: int, batch_size: int) -> list[str]:
-    """Formats a warning where much of the initial running statistics remains after the last step; [] otherwise.
+    """Formats a warning where much of the initial running statistics remains; [] otherwise.
 
     Args:
       momentum: weight of the old value in an update of the running statistics.
-      updates: of the running statistics, over the whole run: steps times micro-batches.
+      updates: of the running statistics: steps times micro-batches.
       batch_size: of the run.
     """
     remains = momentum**updates
     if remains <= _TOO_MUCH:
         return []
     return [
-        f"warning: batch norm: {_percent(remains)} of the initial running statistics will remain after {updates:,} "
+        f"batch norm: {_percent(remains)} of the initial running statistics remain after {updates:,} "
         f"updates with momentum {momentum:g}, and evaluation normalizes with them; "
         f"config.model.bn_initial_fraction = {_TOO_MUCH:g} lowers config.model.options.bn_momentum to "
         f"{_TOO_MUCH ** (1 / updates):.3g}, config.evaluation.batch_norm_images = {10 * batch_size} estimates the "
@@ -143,17 +143,17 @@ def format_momentum(momentum: float, updates: int, batch_size: int) -> list[str]
 
 
 def format_ema(decay: float, updates: int) -> list[str]:
-    """Formats a warning where much of the initial weights remains in the EMA after the last step; [] otherwise.
+    """Formats a warning where much of the initial weights remains in the EMA; [] otherwise.
 
     Args:
       decay: of the EMA, the same at every step.
-      updates: steps of the run.
+      updates: steps.
     """
     remains = decay**updates
     if remains <= _TOO_MUCH:
         return []
     return [
-        f"warning: EMA: {_percent(remains)} of the initial weights will remain in it after {updates:,} steps with "
+        f"EMA: {_percent(remains)} of the initial weights remain in it after {updates:,} steps with "
         f"decay {decay:g}; config.ema.num_updates = True lowers the decay of early steps, config.ema.decay = "
         f"{_TOO_MUCH ** (1 / updates):.3g} leaves {_percent(_TOO_MUCH)}"
     ]

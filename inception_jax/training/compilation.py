@@ -29,6 +29,10 @@ class Programs:
         self._made: dict[Hashable, Any] = {}
         self._compiling = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy begins without a program."""
+        return Programs, ()
+
     def get(self, key: Hashable, compile_program: Callable[[], Any]) -> Any:
         """Returns the program of a key; the first caller compiles it, and others who need it wait.
 

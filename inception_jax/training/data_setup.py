@@ -15,7 +15,7 @@ from inception_jax.data.label_sets import NO_LABELS
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.errors import UserError
 from inception_jax.runs import data_record
-from inception_jax.training import augmentation_setup, crop_averaging, host_devices, memory_check
+from inception_jax.training import augmentation_setup, crop_averaging, host_devices, memory_check, split_checks
 from inception_jax.training.network_setup import NetworkInput
 from inception_jax.training.parallel import Devices
 
@@ -30,6 +30,7 @@ class RunData:
       class_names: one per class.
       identity: of the data, as it is recorded in data.json.
       prefetch: batches that are transferred to the devices ahead of the step.
+      problems: why the accuracy will not be that on new images of what is trained on (`split_checks`), a line each.
     """
 
     train: TrainPipeline
@@ -37,6 +38,7 @@ class RunData:
     class_names: list[str]
     identity: dict[str, Any]
     prefetch: int
+    problems: tuple[str, ...] = ()
 
 
 def load_splits(
@@ -185,7 +187,8 @@ def build_data(
         )
     evaluation = build_eval_data(config, eval_split, network_input, devices)
     identity = data_record.describe(train_split, eval_split)
-    return RunData(train, evaluation, train_split.class_names, identity, config.data.prefetch)
+    problems = tuple(split_checks.compare_splits(train_split, eval_split))
+    return RunData(train, evaluation, train_split.class_names, identity, config.data.prefetch, problems)
 
 
 def _reading_options(config: Config) -> dict[str, Any]:

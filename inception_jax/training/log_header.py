@@ -14,7 +14,7 @@ from inception_jax.errors import counted
 from inception_jax.models.base import BaseNetwork
 from inception_jax.runs import data_record
 from inception_jax.runs.formatting import format_metric
-from inception_jax.training import batch_norm_checks, freezing, run_length, split_checks
+from inception_jax.training import batch_norm_checks, freezing, run_length
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
@@ -45,7 +45,7 @@ def format_header(
         f"{setup.input.image_size} pixels{_format_channels(setup)}",
         *data.train.dataset.account,
         *notes,
-        *(f"warning: {line}" for line in split_checks.compare_splits(data.train.dataset, data.eval.dataset)),
+        *(f"warning: {line}" for line in data.problems),
         setup.devices.describe() + statistics,
         *([] if start else _format_convolution(setup)),
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"
@@ -53,7 +53,8 @@ def format_header(
         + (f", continued from step {start:,}" if start else ""),
         *_format_warmup(config, length),
         *_device_count_note(setup, devices_before),
-        *format_batch_norm(setup, state),
+        *_format_batch_norm_images(setup),
+        *(f"warning: {line}" for line in find_statistics_problems(setup, state, length.total)),
         *freezing.format_lines(setup.objective.freezing, state.params, config.optimizer.learning_rate_multipliers),
         *_format_balance(setup),
         *([f"warning: {setup.notice}"] if setup.notice else []),
@@ -101,7 +102,10 @@ def _format_warmup(config: Config, length: run_length.RunLength) -> list[str]:
 
 
 def _format_balance(setup: Setup) -> list[str]:
-    """A line each for class weights, balanced sampling, early stopping and the target, where the config sets them."""
+    """A line each for class weights, balanced sampling, early stopping and the target, where the config sets them.
+
+    And one on the first two where the config sets none, and some class has twice the examples of another.
+    """
     lines, options = [], setup.checkpoints
     if weights := setup.objective.class_weights:
         low, high = (weights.index(pick(weights)) for pick in (min, max))
@@ -109,6 +113,13 @@ def _format_balance(setup: Setup) -> list[str]:
         lines.append(f"class weights from {weights[low]:.4g} ({names[low]}) to {weights[high]:.4g} ({names[high]})")
     if setup.config.data.sampling != "uniform":
         lines.append("every class is sampled equally often")
+    elif not weights and setup.data.train.dataset.label_kind == "single":
+        counts = [count for count in setup.data.identity["train_split"]["class_counts"] or () if count]
+        if counts and max(counts) >= 2 * min(counts):
+            lines.append(
+                "note: the classes are unbalanced: config.data.sampling = 'balanced' samples each equally often, "
+                "config.loss.class_weights = 'balanced' weights its loss"
+            )
     if options.patience:
         count = f"{options.patience} evaluation{'s' * (options.patience > 1)}"
         lines.append(f"ends early after {count} without a better {options.best_metric.title}")
@@ -119,27 +130,37 @@ def _format_balance(setup: Setup) -> list[str]:
     return lines
 
 
-def format_batch_norm(setup: Setup, state: TrainState) -> list[str]:
-    """Warnings where batch-norm statistics or the EMA will not catch up, and what estimates the statistics anew.
+def find_statistics_problems(setup: Setup, state: TrainState, steps: int) -> list[str]:
+    """Says where batch-norm statistics or the EMA have not caught up.
 
     Args:
       setup: of the run.
       state: of the run, or its shapes.
+      steps: of the run, at its end.
+
+    Returns:
+      A line for each; [] where they have.
     """
-    objective, length = setup.objective, setup.length
-    lines = [f"warning: {setup.single_values}"] if setup.single_values else []
-    if setup.batch_norm_images:
-        batches = -(-setup.batch_norm_images // setup.config.batch_size)
-        lines.append(
-            f"each evaluation first estimates the batch norm statistics from {batches * setup.config.batch_size:,} "
-            f"training images ({batches:,} batches)"
-        )
-    elif setup.batch_norm and objective.freezing.split_statistics(state.batch_stats)[0]:
-        updates = length.total * objective.accumulation
+    objective = setup.objective
+    lines = [setup.single_values] if setup.single_values else []
+    trained = setup.batch_norm and objective.freezing.split_statistics(state.batch_stats)[0]
+    if trained and not setup.batch_norm_images:
+        updates = steps * objective.accumulation
         lines += batch_norm_checks.format_momentum(setup.model.bn_momentum, updates, setup.config.batch_size)
     if state.ema is not None and not objective.ema_num_updates:
-        lines += batch_norm_checks.format_ema(objective.ema_decay, length.total)
+        lines += batch_norm_checks.format_ema(objective.ema_decay, steps)
     return lines
+
+
+def _format_batch_norm_images(setup: Setup) -> list[str]:
+    """What estimates the batch-norm statistics anew."""
+    if not setup.batch_norm_images:
+        return []
+    batches = -(-setup.batch_norm_images // setup.config.batch_size)
+    return [
+        f"each evaluation first estimates the batch norm statistics from {batches * setup.config.batch_size:,} "
+        f"training images ({batches:,} batches)"
+    ]
 
 
 def _format_warm_start(setup: Setup) -> list[str]:

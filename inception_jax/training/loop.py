@@ -121,7 +121,7 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
             loss_limit=faults.loss_limit,
             batch_size=config.batch_size,
             max_corrupt=faults.max_corrupt,
-            explain_corrupt=lambda: explain_left_out(setup.data.train.left_out, length),
+            explain_corrupt=lambda: explain_left_out(setup.data.train.left_out),
         )
 
         spent = {"wall_seconds": before, "startup_seconds": clock.totals()["wall_seconds"] - before}

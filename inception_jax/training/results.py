@@ -161,6 +161,7 @@ def write_finished(
                 blocks=_blocks(setup, state.variables("ema" if "ema" in evaluations else "raw"), store),
             )
             output.writer.write_images(step, plots)
+    warnings = run_warnings.find_warnings(setup, state, shown)
     if finish_checkpoint:
         finish_checkpoint()
     content = _result("finished", setup, output, state, target)
@@ -169,7 +170,7 @@ def write_finished(
     }
     content["pictures"] = sorted(path.name for path in plots.values())
     content["tables"] = tables
-    content["warnings"] = run_warnings.find_warnings(setup, state, shown)
+    content["warnings"] = warnings
     content["best"] = best.to_json() | {"evaluations": _count_evaluations(output.workdir)}
     content["ended"] = _why_ended(best, target) if step < setup.length.total else "all steps are done"
     if setup.objective.class_weights:

@@ -8,7 +8,7 @@ import numpy as np
 
 from inception_jax.metric_definitions import ClassMetrics
 from inception_jax.metrics import Accumulator
-from inception_jax.training import log_header, split_checks
+from inception_jax.training import log_header
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
@@ -22,30 +22,36 @@ def find_warnings(setup: Setup, state: TrainState, evaluation: Accumulator) -> l
       setup: of the run.
       state: after its last step.
       evaluation: of that state.
+
+    Returns:
+      A line for each fault; [] where none is seen.
     """
-    mark = "warning: "
-    header = [line for line in log_header.format_batch_norm(setup, state) if line.startswith(mark)]
     return [
-        *split_checks.compare_splits(setup.data.train.dataset, setup.data.eval.dataset),
-        *(line.removeprefix(mark) for line in header),
+        *setup.data.problems,
+        *log_header.find_statistics_problems(setup, state, int(state.step)),
         *(format_chance(evaluation.class_metrics(), setup.data.class_names) if evaluation.labels == "single" else []),
     ]
 
 
 def format_chance(found: ClassMetrics, class_names: Sequence[str]) -> list[str]:
-    """Formats a warning where a network is not better than one answer for every example; [] otherwise.
+    """Formats a warning where a network is not better than one answer for every example.
 
     Args:
       found: of an evaluation with one label per example.
       class_names: one per class.
+
+    Returns:
+      A line; [] where top-1, or the mean recall of the classes, is above that of the largest class for every example.
     """
-    count, most = int(found.support.sum()), int(found.support.argmax())
-    if np.count_nonzero(found.support) < 2 or int(found.correct.sum()) > found.support[most]:
+    has_examples, most = found.support > 0, int(found.support.argmax())
+    classes = np.count_nonzero(has_examples)
+    recall = found.recall[has_examples].mean() if classes else 0.0
+    if classes < 2 or found.correct.sum() > found.support[most] or recall > 1 / classes:
         return []
-    share = f"{100 * found.support[most] / count:.2f} %"
     if np.count_nonzero(found.predicted) == 1:
         only = class_names[int(found.predicted.argmax())]
         return [f"the prediction is {only!r} for every example: the network has learned nothing; see {PAGE}"]
+    share = f"{100 * found.support[most] / found.support.sum():.2f} %"
     return [
         f"{class_names[most]!r} for every example would be right for {share}, so the network has learned nothing that "
         f"helps here; see {PAGE}"

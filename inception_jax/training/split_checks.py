@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from inception_jax.data.datasets import Dataset
-from inception_jax.data.records import files_of, label_counts
+from inception_jax.data.label_sets import Labels, LabelSets, count_labels
 
 _MAX_NAMES = 4
 
@@ -24,7 +26,7 @@ def compare_splits(train: Dataset, evaluation: Dataset) -> list[str]:
 
 
 def count_shared(train: Dataset, evaluation: Dataset) -> int:
-    """The examples of an evaluation split that are training examples, too; of lists also images that are there twice.
+    """Counts the evaluation examples that are training examples, too, by their places in the data set.
 
     Args:
       train: the training split.
@@ -37,30 +39,48 @@ def count_shared(train: Dataset, evaluation: Dataset) -> int:
             if other == split:
                 inside[max(0, first - start) : max(0, last - start)] = True
         shared += int(inside.sum())
-    if shared or not train.name.startswith("list:"):
-        return shared
-    return len(files_of(train.source) & files_of(evaluation.source))
+    return shared
+
+
+def count_repeated(train: Dataset, evaluation: Dataset) -> int:
+    """Counts the evaluation examples whose image file is that of a training example; 0 for other data than lists.
+
+    Args:
+      train: the training split.
+      evaluation: the evaluation split, of the same data set.
+    """
+    if not train.name.startswith("list:"):
+        return 0
+    trained = set(_paths(train))
+    return sum(path in trained for path in _paths(evaluation))
+
+
+def _paths(dataset: Dataset) -> list[str]:
+    return [os.path.normpath(dataset.source.record_name(index)) for index in range(dataset.num_examples)]
 
 
 def _format_shared(train: Dataset, evaluation: Dataset) -> list[str]:
-    shared = count_shared(train, evaluation)
-    if not shared:
+    if shared := count_shared(train, evaluation):
+        parts = "config.data.train_split = 'train[:90%]' with config.data.eval_split = 'train[90%:]'"
+        remedy = f"{parts} holds out a part of train"
+    elif shared := count_repeated(train, evaluation):
+        remedy = "remove the rows of their images from one of the splits"
+    else:
         return []
     return [
         f"{shared:,} of the {evaluation.num_examples:,} evaluation examples ({evaluation.split}) are training examples "
-        f"({train.split}), too, so the evaluation does not tell what the network does with new images; "
-        "config.data.train_split = 'train[:90%]' with config.data.eval_split = 'train[90%:]' holds out a part of train"
+        f"({train.split}), too, so the evaluation does not tell what the network does with new images; {remedy}"
     ]
 
 
 def _format_unseen_classes(train: Dataset, evaluation: Dataset) -> list[str]:
-    counts = [label_counts(split.source, split.num_classes) for split in (train, evaluation)]
-    if counts[0] is None or counts[1] is None:
+    trained, asked = (getattr(split.source, "labels", None) for split in (train, evaluation))
+    if trained is None or asked is None:
         return []
-    unseen = [label for label, (known, asked) in enumerate(zip(*counts, strict=True)) if asked and not known]
-    if not unseen:
+    counts = count_labels(trained, train.num_classes)[: train.num_classes]
+    unseen = np.flatnonzero((counts == 0) & (count_labels(asked, train.num_classes)[: train.num_classes] > 0))
+    if not len(unseen):
         return []
-    asked = sum(counts[1][label] for label in unseen)
     names = ", ".join(repr(train.class_names[label]) for label in unseen[:_MAX_NAMES])
     more = f" and {len(unseen) - _MAX_NAMES:,} more" if len(unseen) > _MAX_NAMES else ""
     remedy = (
@@ -69,6 +89,15 @@ def _format_unseen_classes(train: Dataset, evaluation: Dataset) -> list[str]:
         else "choose a training split that has them"
     )
     return [
-        f"{train.split} has no examples of {names}{more}, but {asked:,} of the {evaluation.num_examples:,} of "
-        f"{evaluation.split} are of these classes, which the network cannot learn; {remedy}"
+        f"{train.split} has no examples of {names}{more}, but {_count_examples(asked, unseen):,} of the "
+        f"{evaluation.num_examples:,} examples of {evaluation.split} are of these classes, which the network cannot "
+        f"learn; {remedy}"
     ]
+
+
+def _count_examples(labels: Labels, classes: np.ndarray) -> int:
+    """Examples with a label among some classes."""
+    if isinstance(labels, LabelSets):
+        places = np.flatnonzero(np.isin(labels.classes, classes))
+        return len(np.unique(np.searchsorted(labels.ends, places, side="right")))
+    return int(np.isin(labels, classes).sum())

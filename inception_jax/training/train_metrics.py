@@ -14,8 +14,7 @@ from collections.abc import Callable, Collection
 import jax
 import numpy as np
 
-from inception_jax.errors import NonFiniteLoss, UserError, counted
-from inception_jax.training.run_length import RunLength
+from inception_jax.errors import NonFiniteLoss, UserError
 
 _MOST_NAMES = 20
 _IN_FLIGHT = 2  # steps, or one call of more steps, that may be queued: enough to keep the devices busy, few to wait for
@@ -27,25 +26,17 @@ class CorruptImages(UserError):
     """More images could not be decoded than `config.faults.max_corrupt`."""
 
 
-def count_draws(files: int, length: RunLength) -> int:
-    """The draws of some files in a whole run whose epochs draw each once, as `config.faults.max_corrupt` counts."""
-    return files * math.ceil(length.epoch(length.total))
-
-
-def explain_left_out(names: Collection[str], length: RunLength) -> str:
-    """The end of an error about images that cannot be decoded: the distinct ones, and what to do.
+def explain_left_out(names: Collection[str]) -> str:
+    """Formats the end of an error about images that cannot be decoded: the distinct ones, and what to do.
 
     Args:
-      names: of the records that were left out; empty where worker processes read them.
-      length: of the run.
+      names: of the records that this process has left out since its start; empty where worker processes read them.
     """
+    remedy = "replace or remove them, or raise it: each counts again whenever it is drawn, once or more in an epoch"
     if not names:
-        return "; lines on standard error name the files, each once: replace or remove them"
+        return f"; lines on standard error name them, each once: {remedy}"
     listed = ", ".join(sorted(names)[:_MOST_NAMES]) + ", …" * (len(names) > _MOST_NAMES)
-    return (
-        f"; {counted(len(names), 'file')} so far: {listed}; replace or remove them, or "
-        f"--config.faults.max_corrupt={count_draws(len(names), length)} would do"
-    )
+    return f"; {listed}: {remedy}"
 
 
 class TrainMetrics:
@@ -174,8 +165,8 @@ class TrainMetrics:
             self._corrupt += round(self._batch_size - values["count"])
             if self._corrupt > self._max_corrupt:
                 raise CorruptImages(
-                    f"{self._corrupt} images could not be decoded by step {step}; config.faults.max_corrupt = "
-                    f"{self._max_corrupt} counts draws, a file anew in every epoch{self._explain_corrupt()}"
+                    f"{self._corrupt} images that were drawn by step {step} could not be decoded; "
+                    f"config.faults.max_corrupt = {self._max_corrupt}{self._explain_corrupt()}"
                 )
 
     def _refuse_bad(self, step: int, values: dict[str, float]) -> None:

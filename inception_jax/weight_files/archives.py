@@ -117,7 +117,9 @@ class ZipArchive(Archive):
             raise ReadError(f"{name!r} in the archive is stored in {info.compress_size:,} bytes and declares {size:,}")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # Python 3.13 warns of some entries that overlap, and refuses others
+                warnings.simplefilter(
+                    "error", UserWarning
+                )  # Python 3.13 warns of some entries that overlap, and refuses others
                 with self._zip.open(info) as member:
                     # Reading past the declared size makes the library compare the checksum.
                     return member.read(size + 1)

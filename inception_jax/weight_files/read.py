@@ -86,8 +86,6 @@ def _single_line(text: str) -> str:
 
 def _read_file(path: Path, limit: int) -> memoryview:
     """Reads a file at once, so that the bytes that are hashed are those that are parsed."""
-    if (path / "config.json").is_file() and (path / "checkpoints").is_dir():
-        raise ReadError("this is the workdir of a run; load it with inception_jax.load_run(path)")
     if path.is_dir():
         raise ReadError(f"this is a folder; give the weight file in it ({READABLE_FORMATS})")
     if not path.exists():

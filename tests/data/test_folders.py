@@ -219,7 +219,6 @@ def test_the_account(tree, tmp_path):
         "  a          9     1",
         "  b          3     0",
         "train is imbalanced: 9 images of 'a', 3 of 'b'",
-        "data.sampling=balanced samples every class equally often; loss.class_weights=balanced weights its loss",
         "test has no images of 'b'",
         "left out: x: beside the split folders, or empty",
     )

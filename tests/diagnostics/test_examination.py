@@ -5,6 +5,7 @@ import errno
 import functools
 import json
 import os
+import re
 import shutil
 import sys
 from collections import namedtuple
@@ -191,13 +192,19 @@ def test_the_headers_of_image_files(tmp_path, arguments, capsys, monkeypatch):
     (tmp_path / "train/dog/7.png").write_bytes(b"<html>")
     (tmp_path / "test/dog/5.png").write_bytes(b"")
     found = examined(capsys, *arguments, *data, code=2)["files"]
-    assert found.status == Status.FAIL and found.remedy.endswith("max_corrupt=6")
+    assert found.status == Status.FAIL and found.remedy.endswith("max_corrupt = 6, for all epochs")
     reason = "a truncated header, or an unknown format"
     for text in ("3 broken: ", "test/dog/5.png (0 bytes), ", f"train/cat/3.png ({reason}), ", f"dog/7.png ({reason})"):
         assert text in found.text
     assert examined(capsys, *arguments, *data, "--config.faults.max_corrupt=6")["files"].status == Status.WARN
     monkeypatch.setattr(image_files, "_SECONDS", 0.0)
-    assert "1 of 32 image files, a random sample" in examined(capsys, *arguments, *data, code=2)["files"].text
+    sampled = examined(capsys, *arguments, *data, code=2)["files"]
+    assert "1 of 32 image files, a random sample" in sampled.text
+    more = ["--config.faults.max_corrupt=6"]  # of what a sample shows, there are more in all
+    monkeypatch.setattr(image_files, "find_problem", lambda path: "0 bytes")
+    sampled = examined(capsys, *arguments, *data, *more, code=2)["files"]
+    assert sampled.status == Status.FAIL and re.search(r"max_corrupt = about \d\d, for all epochs", sampled.remedy)
+    monkeypatch.undo()
     assert image_files.find_problem(str(tmp_path / "nowhere.png")) == "No such file or directory"
     (tmp_path / "long.jpg").write_bytes(long_jpeg())
     assert image_files.find_problem(str(tmp_path / "long.jpg")) is None
@@ -221,7 +228,7 @@ def test_statistics_that_will_not_catch_up(arguments):
     overrides = ["--config.model.name=inception_v1_bn", "--config.ema.decay=0.9999", "--config.ema.num_updates=False"]
     built = recipe.build(recipe_files.load_config([*arguments, *overrides])[0], None)
     found = recipe.check_statistics(built, restore.state_shapes(built))
-    assert found.status == Status.WARN and "of the initial running statistics will remain" in found.text
+    assert found.status == Status.WARN and "of the initial running statistics remain" in found.text
     assert "bn_initial_fraction" in found.text and "config.ema.num_updates" in found.text
 
 

@@ -30,6 +30,8 @@ def turned():
 FILES = {
     "1": encoded(COLOUR.convert("1"), "PNG"),
     "L": encoded(COLOUR.convert("L"), "PNG"),
+    "1 with a transparent value": encoded(COLOUR.convert("1"), "PNG", transparency=0),
+    "L with a transparent value": encoded(COLOUR.convert("L"), "PNG", transparency=7),
     "LA": encoded(ALPHA.convert("LA"), "PNG"),
     "P": encoded(COLOUR.quantize(8), "PNG"),
     "P with alpha": encoded(ALPHA.quantize(8), "PNG"),
@@ -67,7 +69,16 @@ def test_an_image_of_pillow_is_read_as_its_file(mode, channels, tmp_path):
 
 def test_one_image_or_several():
     network = FakeNetwork()
-    for one in (COLOUR, ALPHA, FILES["P"], PIXELS[..., :3], Image.open(io.BytesIO(FILES["RGB"]))):
+    data = FILES["P"]
+    for one in (
+        COLOUR,
+        ALPHA,
+        data,
+        bytearray(data),
+        memoryview(data),
+        PIXELS[..., :3],
+        Image.open(io.BytesIO(FILES["RGB"])),
+    ):
         assert prediction.predict(network, one, 1, 4)["classes"].shape == (1, 1)
         assert prediction.predict(network, [one, COLOUR], 1, 4)["classes"].shape == (2, 1)
         assert prediction.predict(network, (x for x in [one]), 1, 4)["classes"].shape == (1, 1)

@@ -1,6 +1,8 @@
 """Requests of a few images, from several threads: few programs serve all of them, and each is compiled once."""
 
 import concurrent.futures
+import copy
+import pickle
 
 import jax
 import numpy as np
@@ -103,3 +105,10 @@ def test_an_error_of_a_compilation_is_not_kept():
     with pytest.raises(ZeroDivisionError):
         programs.get("a", lambda: 1 // 0)
     assert programs.get("a", lambda: 2) == programs.get("a", lambda: 3) == 2
+
+
+def test_a_copy_of_programs_begins_anew():
+    programs = Programs()
+    programs.get("a", lambda: 1)
+    for other in (copy.deepcopy(programs), pickle.loads(pickle.dumps(programs))):
+        assert other.get("a", lambda: 2) == 2 and programs.get("a", lambda: 3) == 1

@@ -120,7 +120,7 @@ def header(built, ema=None):
 def test_statistics_that_will_not_catch_up_are_told_with_what_remains():
     built = build(**{"model.options.bn_momentum": 0.99})
     assert (
-        "warning: batch norm: 54.7 % of the initial running statistics will remain after 60 updates with momentum 0.99"
+        "warning: batch norm: 54.7 % of the initial running statistics remain after 60 updates with momentum 0.99"
         in header(built)
     )
     # Every micro-batch updates them.
@@ -165,4 +165,4 @@ def test_an_ema_that_will_not_catch_up_is_told():
     fields = {"ema.decay": 0.999, "model.name": "inception_v1"}
     assert "warning" not in header(build(**fields), ema={})
     told = header(build(**fields, **{"ema.num_updates": False}), ema={})
-    assert "warning: EMA: 94.2 % of the initial weights will remain in it after 60 steps with decay 0.999" in told
+    assert "warning: EMA: 94.2 % of the initial weights remain in it after 60 steps with decay 0.999" in told

@@ -48,6 +48,20 @@ def test_a_new_run_on_a_cpu_is_told_of_the_faster_convolutions(fields, machine, 
 
 
 @pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, False),  # the digits have 140 to 148 of each class
+        ({"data.train_split": "train[:40]"}, True),
+        ({"data.train_split": "train[:40]", "data.sampling": "balanced"}, False),
+        ({"data.train_split": "train[:40]", "loss.class_weights": "balanced"}, False),
+    ],
+)
+def test_what_helps_unbalanced_classes_is_told(fields, told):
+    header = log_header.format_header(setup.build(config(**fields)), TrainState(0, {}, {}, (), None), 0)
+    assert ("the classes are unbalanced: config.data.sampling = 'balanced'" in header) is told
+
+
+@pytest.mark.parametrize(
     ("fields", "heads"),
     [
         ({"model.name": "inception_v1"}, "with auxiliary heads, which are weighted 0.3/0.3; computes"),

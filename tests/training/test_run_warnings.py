@@ -29,6 +29,7 @@ NAMES = ["ant", "bee", "cow"]
         ),
         ([5, 3, 2], [6, 3, 1], [3, 1, 0], "'ant' for every example would be right for 50.00 %"),
         ([5, 3, 2], [7, 3, 0], [4, 2, 0], ""),
+        ([90, 10, 0], [78, 22, 0], [77, 9, 0], ""),  # trained for the rare class
         ([5, 0, 0], [5, 0, 0], [5, 0, 0], ""),  # one class alone: nothing to compare with
     ],
 )

@@ -55,20 +55,35 @@ def test_a_prepared_set_knows_its_ranges(tmp_path):
 
 
 def test_images_that_are_in_both_splits_of_a_list(listed):
-    listed.write_text("path,label,split\n0.png,a,train\n1.png,b,train\n1.png,b,test\n2.png,a,test\n")
-    assert split_checks.count_shared(*load_splits(f"list:{listed}", ["train", "test"])) == 1
+    rows = ["0.png,a,train", "1.png,b,train", "1.png,b,test", "./1.png,b,test", "2.png,a,test"]
+    listed.write_text("\n".join(["path,label,split", *rows]) + "\n")
+    splits = load_splits(f"list:{listed}", ["train", "test"])
+    assert split_checks.count_repeated(*splits) == 2 and split_checks.count_shared(*splits) == 0
+    (line,) = split_checks.compare_splits(*splits)
+    assert line.startswith("2 of the 3 evaluation examples (test)") and "remove the rows of their images" in line
 
 
 def test_classes_that_training_never_sees(listed):
     train, evaluation = load_splits(f"list:{listed}", ["train[:80%]", "train[80%:]"])
     (line,) = split_checks.compare_splits(train, evaluation)
-    assert line.startswith("train[:80%] has no examples of 'c', but 2 of the 2 of train[80%:] are of these classes")
+    assert line.startswith("train[:80%] has no examples of 'c', but 2 of the 2 examples of train[80%:] are of these")
     assert line.endswith("; are they sorted by class? Then bring them (the rows of a list) into random order")
     text = listed.read_text().splitlines()
     listed.write_text("\n".join([text[0], *text[:0:-1]]) + "\n")
     train, evaluation = load_splits(f"list:{listed}", ["train[50%:]", "train[:20%]"])
     assert "'c'" in split_checks.compare_splits(train, evaluation)[0]
     assert split_checks.compare_splits(*load_splits(f"list:{listed}", ["train[:80%]", "train[80%:]"])) == []
+
+
+def test_classes_of_several_labels_that_training_never_sees(listed):
+    """An example is counted once, however many of them it has."""
+    rows = ["0.png,a,train", "1.png,a,train", "2.png,b|c|a,test", "3.png,b|d,test", "4.png,a,test", "5.png,,test"]
+    listed.write_text("\n".join(["path,label,split", *rows]) + "\n")
+    (listed.parent / "names").write_text("a\nb\nc\nd\n")
+    names = str(listed.parent / "names")
+    train, evaluation = load_splits(f"list:{listed}", ["train", "test"], class_names=names, labels="multi")
+    (line,) = split_checks.compare_splits(train, evaluation)
+    assert line.startswith("train has no examples of 'b', 'c', 'd', but 2 of the 4 examples of test are")
 
 
 def test_the_log_tells_of_them(listed):
