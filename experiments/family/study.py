@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from studies import (
     FASHION_MNIST_AT_75,
@@ -18,6 +19,7 @@ from studies import (
     format_range,
     paired,
     steps_to,
+    values,
 )
 
 RECIPE = "configs/fashion_mnist.py"
@@ -53,6 +55,24 @@ OWN = {
 }
 """Fields of variants that do not train as the others do. A head of weight 0 gets no gradient, and the rest of the
 network does not see it."""
+
+SEARCHED = ("inception_v1", "inception_v3", "inception_resnet_v1", "inception_v4", "inception_resnet_v2")
+FACTORS = (0.3, 1, 3, 10)
+"""Of the learning rate of these networks; a network's own row has 1."""
+
+
+def at_rate(name: str, factor: float) -> str:
+    """The variant of a network with a multiple of its learning rate."""
+    return name if factor == 1 else f"{name}, rate x{factor:g}"
+
+
+def _fields_at(name: str, factor: float) -> dict[str, Any]:
+    own = OWN.get(name, {})
+    rate = own.get("optimizer.learning_rate", FIELDS["optimizer.learning_rate"])
+    return own | {"optimizer.learning_rate": round(factor * rate, 6)}
+
+
+OWN |= {at_rate(name, factor): _fields_at(name, factor) for name in SEARCHED for factor in FACTORS if factor != 1}
 
 
 def network(variant: str) -> str:
@@ -108,7 +128,7 @@ def tables(rows: list[Row]) -> str:
     names = ("width", "parameters", "MACs", "early loss", "loss at the end", "accuracy", "steps to 60 %", "ms", "MB")
     lines = [f"| network | {' | '.join(names)} |", "|---|" + len(names) * "---:|"]
     costs = read_costs()
-    for name in VARIANTS:
+    for name in (name for name in VARIANTS if ", rate " not in name):
         width, (parameters, macs) = WIDTHS[network(name)], COUNTS[network(name)]
         own = [row for row in rows if row["variant"] == name]
         cells = [f"{width}", f"{parameters:,}", f"{macs / 1e6:.1f} M"]
@@ -120,6 +140,12 @@ def tables(rows: list[Row]) -> str:
     for label, pair in PAIRS.items():
         cells = [format_mean(paired(rows, *pair, measure), "{:+.2f}", 1) for measure in (early_loss, final_loss)]
         lines.append(f"| {label} | {' | '.join(cells)} | {format_mean(paired(rows, *pair, final), '{:+.1f}')} |")
+    lines += ["", f"| accuracy at the rate | {' | '.join(f'x{factor:g}' for factor in FACTORS)} |"]
+    lines.append("|---|" + len(FACTORS) * "---:|")
+    for name in SEARCHED:
+        found = [values(rows, at_rate(name, factor), final) for factor in FACTORS]
+        cells = [" and ".join(f"{100 * one[seed]:.1f}" for seed in sorted(one)[:2]) or "–" for one in found]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
