@@ -170,7 +170,8 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
       (config, {overridden field: value}).
 
     Raises:
-      UserError: no recipe, a recipe that does not load, an unknown field, or a value of the wrong type.
+      UserError: no recipe, a recipe that does not load, an unknown field, a value of the wrong type, or num_epochs
+        where num_steps is set.
     """
     from absl import flags
     from ml_collections import ConfigDict, config_flags
@@ -209,6 +210,11 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
         raise
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={given}: get_config() returned {type(config).__name__}, not a ConfigDict")
+    if overridden.get("num_epochs") is not None and config.get("num_steps"):
+        raise UserError(
+            f"--config.num_epochs: config.num_steps = {config.num_steps} counts in its place; add "
+            "--config.num_steps=None, or leave it out"
+        )
     return config, overridden
 
 
@@ -233,7 +239,7 @@ def _split_unset(overrides: Sequence[str], types: Mapping[str, type | None]) -> 
     """Splits overrides: those with a value, and the paths of fields that None unsets, which ml_collections cannot.
 
     Raises:
-      UserError: None for a field that cannot be unset.
+      UserError: None for a number, a boolean or a tuple that cannot be unset.
     """
     if not any(override.endswith("=None") for override in overrides):
         return [*overrides], []
@@ -242,7 +248,7 @@ def _split_unset(overrides: Sequence[str], types: Mapping[str, type | None]) -> 
     optional = configs.optional_fields()
     last = {_path(override): override.partition("=")[2] for override in overrides}
     for path, value in last.items():
-        if value == "None" and path not in optional and types.get(path) in (int, float, bool, tuple, str):
+        if value == "None" and path not in optional and types.get(path) in (int, float, bool, tuple):
             raise UserError(f"--config.{path}=None: it needs a value, and cannot be unset")
     unset = [path for path, value in last.items() if value == "None" and path in optional]
     given = [one for one in overrides if _path(one) not in unset]

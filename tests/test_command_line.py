@@ -121,6 +121,14 @@ def test_a_recipe_that_is_not_there_or_does_not_load(recipe):
         parse(f"--config={recipe}", "--workdir=")
 
 
+def test_epochs_that_steps_stand_in_the_place_of(recipe):
+    given = [f"--config={recipe}", "--config.num_steps=4"]
+    with pytest.raises(UserError, match=r"config.num_steps = 4 counts in its place; add --config.num_steps=None"):
+        recipe_files.load_config([*given, "--config.num_epochs=2"])
+    config, _ = recipe_files.load_config([*given, "--config.num_epochs=2", "--config.num_steps=None"])
+    assert config.num_epochs == 2.0 and config.num_steps is None
+
+
 def test_the_config_of_the_run_in_the_workdir(recipe, tmp_path):
     """Where --config is left out; with overrides."""
     with pytest.raises(UserError, match=r"^--config is missing: name a recipe, such as .* has no config.json$"):

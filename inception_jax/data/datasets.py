@@ -517,6 +517,8 @@ def _read_split(name: str, split: str, infos: Any, names: Sequence[str] | None =
         known = ", ".join(f"{s} ({infos[s].num_examples})" for s in names or infos)
         unknown = "Unknown split" in str(error)
         reason = nearest(split, infos) if unknown else f": {str(error).splitlines()[-1]}"
+        if "Unrecognized split format" in reason:
+            reason = ": not a split such as train, train[:80%], train[5000:] or train+test"
         if (percent := re.sub(r"(?<=[\[:])-?0?\.\d+(?=[:\]])", _as_percent, split)) != split:
             reason = f": a part is given in percent; did you mean {percent!r}?"
         hint = hint if unknown and not reason else ""

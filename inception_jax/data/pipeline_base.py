@@ -151,7 +151,8 @@ class PipelineBase:
 
     def _leave_out(self, index: int, error: UserError) -> None:
         if not self.skip_corrupt:
-            raise error
+            more = "; replace or remove it, or leave such images out: config.faults.max_corrupt (doctor lists them)"
+            raise images.UndecodableImage(f"{error}{more}") if isinstance(error, images.UndecodableImage) else error
         self.left_out.add(self.dataset.source.record_name(index))
         activity.warn_once(self.dataset.record_name(index), f"left out: {error}")
 

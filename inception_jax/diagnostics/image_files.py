@@ -86,7 +86,11 @@ def find_problem(path: str) -> str | None:
             head = file.read(_HEADER)
             if not head:
                 return "0 bytes"
-            if image_headers.read_size(head) or image_headers.read_size(head + file.read()):
+            if len(head) == _HEADER and not image_headers.read_size(head):
+                head += file.read()
+            # The pixels of a JPEG follow the marker "start of scan"; a longer file has more than its header.
+            ends = len(head) < _HEADER and head.startswith(b"\xff\xd8") and b"\xff\xda" not in head
+            if image_headers.read_size(head) and not ends:
                 return None
     except OSError as error:
         return error.strerror or str(error)

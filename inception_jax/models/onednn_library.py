@@ -63,6 +63,15 @@ def build() -> Path:
     return built
 
 
+def is_installed() -> bool:
+    """Returns whether the extra "onednn" is installed; a C++ compiler is not looked for."""
+    try:
+        _find_onednn()
+    except ModelError:
+        return False
+    return True
+
+
 def _find_onednn() -> tuple[Path, Path, str]:
     """The library, the folder of its headers, and its version."""
     found = []

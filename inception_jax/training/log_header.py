@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from inception_jax.config import Config
 from inception_jax.errors import counted
+from inception_jax.models import onednn_library
 from inception_jax.models.base import BaseNetwork
 from inception_jax.runs import data_record
 from inception_jax.runs.formatting import format_metric
@@ -83,9 +84,10 @@ def _format_convolution(setup: Setup) -> list[str]:
     here = setup.devices.first_device.platform, sys.platform, platform.machine()
     if not by_default or here != ("cpu", "linux", "x86_64"):
         return []
+    needed = "" if onednn_library.is_installed() else "pip install 'inception_jax[onednn]' and "
     return [
-        "note: config.model.convolution = 'onednn_winograd' takes less time on CPUs with AVX2; it needs pip install "
-        "'inception_jax[onednn]' and a C++ compiler"
+        "note: config.model.convolution = 'onednn_winograd' takes less time on CPUs with AVX2; it needs "
+        f"{needed}a C++ compiler"
     ]
 
 

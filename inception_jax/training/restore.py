@@ -24,7 +24,7 @@ from inception_jax.errors import UserError
 from inception_jax.models import input_channels
 from inception_jax.models.initialization import init_variables, trace_variables, variable_shapes
 from inception_jax.multihost import processes
-from inception_jax.runs import data_record, environment, goodput, lock, manifest, metric_files
+from inception_jax.runs import data_record, environment, goodput, lock, manifest, metric_files, remote_workdir
 from inception_jax.runs.data_record import CLASSES as CLASSES
 from inception_jax.training import paths, run_length, warm_start
 from inception_jax.training import state as states
@@ -115,14 +115,15 @@ def refuse_changed_config(workdir: Path, config: Config) -> None:
         if path.startswith(MAY_CHANGE) or (path in LENGTH and not dependent):
             continue
         why = way_out = ""
+        run = remote_workdir.display_name(workdir)
         if path in LENGTH:
             why = f"; {dependent} depends on its length"
             way_out = (
-                f"; --workdir=NEW --config.initialize.checkpoint={workdir} starts a new run from its weights, without "
-                "its optimizer state, EMA and step"
+                f"; --config={run}/config.json --workdir=NEW --config.initialize.checkpoint={run} with the new length "
+                "starts a run from its weights (the EMA's where it has one), without its optimizer state and step"
             )
         raise ConfigError(
-            f"config.{path} = {new!r}: the run in {workdir} began with {old!r}{why}; continue it with "
+            f"config.{path} = {new!r}: the run in {run} began with {old!r}{why}; continue it with "
             f"that, or choose another workdir{way_out}"
         )
 

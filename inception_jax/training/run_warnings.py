@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from inception_jax.data.datasets import Dataset
 from inception_jax.metric_definitions import ClassMetrics
 from inception_jax.metrics import Accumulator
 from inception_jax.training import log_header
@@ -28,6 +29,7 @@ def find_warnings(setup: Setup, state: TrainState, evaluation: Accumulator) -> l
     """
     return [
         *setup.data.problems,
+        *_format_left_out(evaluation.count, setup.data.eval.dataset),
         *log_header.find_statistics_problems(setup, state, int(state.step)),
         *(format_chance(evaluation.class_metrics(), setup.data.class_names) if evaluation.labels == "single" else []),
     ]
@@ -41,18 +43,33 @@ def format_chance(found: ClassMetrics, class_names: Sequence[str]) -> list[str]:
       class_names: one per class.
 
     Returns:
-      A line; [] where top-1, or the mean recall of the classes, is above that of the largest class for every example.
+      A line; [] where top-1, or the mean recall of the classes, is above that of one answer by a standard error.
     """
-    has_examples, most = found.support > 0, int(found.support.argmax())
-    classes = np.count_nonzero(has_examples)
-    recall = found.recall[has_examples].mean() if classes else 0.0
-    if classes < 2 or found.correct.sum() > found.support[most] or recall > 1 / classes:
+    support, most = found.support[found.support > 0], int(found.support.argmax())
+    count, classes = int(support.sum()), len(support)
+    if classes < 2:
+        return []
+    share, chance = found.support[most] / count, 1 / classes
+    recall = found.recall[found.support > 0].mean()
+    # One standard error: of the examples of the largest class, and of the mean recall of a guess.
+    top1_error = np.sqrt(count * share * (1 - share))
+    recall_error = np.sqrt((chance * (1 - chance) / support).sum()) / classes
+    if found.correct.sum() > found.support[most] + top1_error or recall > chance + recall_error:
         return []
     if np.count_nonzero(found.predicted) == 1:
         only = class_names[int(found.predicted.argmax())]
         return [f"the prediction is {only!r} for every example: the network has learned nothing; see {PAGE}"]
-    share = f"{100 * found.support[most] / found.support.sum():.2f} %"
     return [
-        f"{class_names[most]!r} for every example would be right for {share}, so the network has learned nothing that "
-        f"helps here; see {PAGE}"
+        f"{class_names[most]!r} for every example would be right for {100 * share:.2f} %, and top-1 is not above that "
+        f"by more than chance: the network has learned nothing that shows here; see {PAGE}"
+    ]
+
+
+def _format_left_out(count: int, dataset: Dataset) -> list[str]:
+    missing = dataset.num_examples - count
+    if missing <= 0:
+        return []
+    return [
+        f"{missing:,} of the {dataset.num_examples:,} evaluation examples could not be decoded; the metrics are of the "
+        "others"
     ]

@@ -22,7 +22,8 @@ def compare_splits(train: Dataset, evaluation: Dataset) -> list[str]:
     Returns:
       A line for each reason; [] where there is none, or it cannot be known without reading records.
     """
-    return [*_format_shared(train, evaluation), *_format_unseen_classes(train, evaluation)]
+    found = [*_format_shared(train, evaluation), *_format_unseen_classes(train, evaluation)]
+    return found or _format_sorted(train, evaluation)
 
 
 def count_shared(train: Dataset, evaluation: Dataset) -> int:
@@ -93,6 +94,29 @@ def _format_unseen_classes(train: Dataset, evaluation: Dataset) -> list[str]:
         f"{evaluation.num_examples:,} examples of {evaluation.split} are of these classes, which the network cannot "
         f"learn; {remedy}"
     ]
+
+
+def _format_sorted(train: Dataset, evaluation: Dataset) -> list[str]:
+    """A line where both are parts of a split that is sorted by class, and the evaluation lacks classes of training."""
+    labels = [getattr(split.source, "labels", None) for split in (train, evaluation)]
+    if not ({split for split, _, _ in train.ranges} & {split for split, _, _ in evaluation.ranges}):
+        return []
+    if any(own is None or isinstance(own, LabelSets) for own in labels):
+        return []
+    trained, asked = map(np.asarray, labels)
+    missing = np.setdiff1d(trained, asked)
+    if not len(missing) or not (_is_sorted(trained) and _is_sorted(asked)):
+        return []
+    return [
+        f"{train.split} and {evaluation.split} are sorted by class, and {evaluation.split} has no examples of "
+        f"{len(missing):,} of the {train.num_classes:,} classes; bring them (the rows of a list) into random order"
+    ]
+
+
+def _is_sorted(labels: np.ndarray) -> bool:
+    """Whether the examples of each class follow each other, and some class has several."""
+    changes = np.count_nonzero(labels[1:] != labels[:-1])
+    return bool(len(np.unique(labels)) == changes + 1 < len(labels))
 
 
 def _count_examples(labels: Labels, classes: np.ndarray) -> int:

@@ -182,8 +182,8 @@ class TrainMetrics:
             f"{name} {value / max(count, 1):g}" for name, value in sorted(values.items()) if name.startswith("loss")
         )
         raise NonFiniteLoss(
-            f"step {step} {what} ({heads}, gradient norm {norm:g}); the newest checkpoint is from before it. A lower "
-            "config.optimizer.learning_rate, a longer warm-up or config.optimizer.clip_norm may help"
+            f"step {step} {what} ({heads}, gradient norm {norm:g}); checkpoints are from before it. A new run with "
+            "a lower config.optimizer.learning_rate, a longer warm-up or config.optimizer.clip_norm may help"
         )
 
     def _too_many_skipped(self, step: int) -> NonFiniteLoss:

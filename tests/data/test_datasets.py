@@ -60,7 +60,7 @@ def test_slices_and_sums_of_splits():
         ("trian", "unknown split 'trian' of digits; did you mean 'train'.*train .1437., test .360."),
         ("validation", "unknown split 'validation' of digits; splits: train"),
         ("train[:200%]", "should be in .-100, 100"),
-        ("train[", "Unrecognized split format|Error parsing"),
+        ("train[", r"not a split such as train, train\[:80%\], train\[5000:\] or train\+test"),
         ("train[:0.8]", r"a part is given in percent; did you mean .train\[:80%\].\?; splits: train"),
         ("train[-.2:]+test", r"did you mean .train\[-20%:\]\+test."),
         ("train[5:5]", "has no examples"),

@@ -206,6 +206,9 @@ def test_the_headers_of_image_files(tmp_path, arguments, capsys, monkeypatch):
     assert sampled.status == Status.FAIL and re.search(r"max_corrupt = about \d\d, for all epochs", sampled.remedy)
     monkeypatch.undo()
     assert image_files.find_problem(str(tmp_path / "nowhere.png")) == "No such file or directory"
+    cut = cv2.imencode(".jpg", np.zeros((40, 40, 3), np.uint8))[1].tobytes()
+    (tmp_path / "cut.jpg").write_bytes(cut[: cut.index(b"\xff\xda")])  # its size can be read
+    assert image_files.find_problem(str(tmp_path / "cut.jpg")) == reason
     (tmp_path / "long.jpg").write_bytes(long_jpeg())
     assert image_files.find_problem(str(tmp_path / "long.jpg")) is None
 

@@ -58,7 +58,7 @@ def test_what_may_change_and_what_may_not(tmp_path):
             restore.refuse_changed_config(tmp_path, config(**{path: value}))
     decaying = {"schedule.name": "cosine"}
     manifest.write(tmp_path, config(**decaying).to_json())
-    way_out = f"--workdir=NEW --config.initialize.checkpoint={tmp_path} starts a new run"
+    way_out = f"--config={tmp_path}/config.json --workdir=NEW --config.initialize.checkpoint={tmp_path} with the new"
     with pytest.raises(ConfigError, match=f"its learning rate depends on its length; .*; {way_out}"):
         restore.refuse_changed_config(tmp_path, config(num_steps=9, **decaying))
 

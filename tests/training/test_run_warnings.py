@@ -28,7 +28,14 @@ NAMES = ["ant", "bee", "cow"]
             "the prediction is 'ant' for every example: the network",
         ),
         ([5, 3, 2], [6, 3, 1], [3, 1, 0], "'ant' for every example would be right for 50.00 %"),
-        ([5, 3, 2], [7, 3, 0], [4, 2, 0], ""),
+        ([50, 30, 20], [70, 30, 0], [40, 20, 0], ""),
+        (
+            [50, 30, 20],
+            [80, 15, 5],
+            [48, 3, 1],
+            "'ant' for every example would be right for 50.00 %",
+        ),  # 52: by chance
+        ([2, 2, 0], [2, 2, 0], [2, 2, 0], ""),  # all of four
         ([90, 10, 0], [78, 22, 0], [77, 9, 0], ""),  # trained for the rare class
         ([5, 0, 0], [5, 0, 0], [5, 0, 0], ""),  # one class alone: nothing to compare with
     ],

@@ -72,7 +72,16 @@ def test_classes_that_training_never_sees(listed):
     listed.write_text("\n".join([text[0], *text[:0:-1]]) + "\n")
     train, evaluation = load_splits(f"list:{listed}", ["train[50%:]", "train[:20%]"])
     assert "'c'" in split_checks.compare_splits(train, evaluation)[0]
+    rows = [text[1 + index] for index in (0, 4, 8, 1, 5, 9, 2, 6, 3, 7)]
+    listed.write_text("\n".join([text[0], *rows]) + "\n")
     assert split_checks.compare_splits(*load_splits(f"list:{listed}", ["train[:80%]", "train[80%:]"])) == []
+
+
+def test_parts_of_a_sorted_list(listed):
+    """Where training has all classes of the evaluation, and the evaluation lacks some."""
+    (line,) = split_checks.compare_splits(*load_splits(f"list:{listed}", ["train[:60%]", "train[60%:80%]"]))
+    assert line.startswith("train[:60%] and train[60%:80%] are sorted by class, and train[60%:80%] has no examples of")
+    assert split_checks.compare_splits(*load_splits("digits", ["train[:1400]", "train[1400:1404]"])) == []
 
 
 def test_classes_of_several_labels_that_training_never_sees(listed):
