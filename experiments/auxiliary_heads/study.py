@@ -45,6 +45,17 @@ VARIANTS = {
     for heads, weights in HEADS.items()
 }
 
+LONGER = {
+    "data.train_split": "train[:20000]",
+    "num_epochs": 12.0,
+    "schedule.warmup_epochs": 1.0,
+    "evaluation.every_epochs": 1.0,
+}
+"""Of runs of 3,750 steps, over the fields of the others."""
+
+LONG = {f"{name}, long": VARIANTS[name] | LONGER for name in ("v1_bn 0", "v1_bn 0.3")}
+VARIANTS |= LONG
+
 
 def early(row: Row) -> float:
     """The mean accuracy of the evaluations in the first half of the run: area under the curve."""
@@ -52,14 +63,21 @@ def early(row: Row) -> float:
     return fmean(found) if found else float("nan")
 
 
+def first_quarter(row: Row) -> float:
+    """The mean accuracy of the evaluations in the first quarter of the run."""
+    found = [one["top1"] for one in row["evaluations"] if one["weights"] == "raw"]
+    return fmean(found[: len(found) // 4]) if len(found) >= 4 and row["ended"] == "all steps" else float("nan")
+
+
 MEASURES = {"first half": early, "at the end": final}
+LONG_MEASURES = (first_quarter, early, final)
 
 
 def tables(rows: list[Row]) -> str:
     """Accuracy of each variant, its differences from weight 0, and the steps to 70 %."""
     columns = "| variant | first half | minus 0 | at the end | minus 0 | loss at the end, minus 0 | steps to 70 % |"
     lines = [columns, "|---|" + 6 * "---:|"]
-    for name in VARIANTS:
+    for name in (name for name in VARIANTS if name not in LONG):
         cells, base = [], f"{name.split()[0]} 0"
         for measure in MEASURES.values():
             cells.append(format_mean(list(values(rows, name, measure).values()), "{:.1f}"))
@@ -67,6 +85,17 @@ def tables(rows: list[Row]) -> str:
         cells.append("" if name == base else format_mean(paired(rows, name, base, final_loss), "{:+.3f}", 1))
         cells.append(format_range(values(rows, name, lambda row: steps_to(row, 0.7)).values()))
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    names = ("first quarter", "first half", "at the end", "loss at the end")
+    lines += ["", f"| long runs | {' | '.join(names)} | steps to 85 % |", "|---|" + 5 * "---:|"]
+    for name in LONG:
+        cells = [format_mean(list(values(rows, name, measure).values()), "{:.1f}") for measure in LONG_MEASURES]
+        cells.append(format_mean(list(values(rows, name, final_loss).values()), "{:.3f}", 1))
+        cells.append(format_range(values(rows, name, lambda row: steps_to(row, 0.85)).values()))
+        lines.append(f"| {name.removesuffix(', long')} | {' | '.join(cells)} |")
+    pair = "v1_bn 0.3, long", "v1_bn 0, long"
+    cells = [format_mean(paired(rows, *pair, measure), "{:+.1f}") for measure in LONG_MEASURES]
+    cells.append(format_mean(paired(rows, *pair, final_loss), "{:+.3f}", 1))
+    lines.append(f"| 0.3 - 0 | {' | '.join(cells)} | |")
     return "\n".join(lines)
 
 
