@@ -305,8 +305,10 @@ def next_commands(workdir: Path, starts: Mapping[str, Any], outcome: Mapping[str
         yield "# " + ("shows the result again: the run has finished" if finished else "continues the run")
         yield shlex.join(["python", *command[1:]])
     here = shlex.quote(remote_workdir.display_name(workdir))
-    yield f"python -m inception_jax.evaluate --workdir={here}"
-    yield f"python -m inception_jax.predict --workdir={here} image.jpg"
+    # A run that ended before its first checkpoint has no network to use.
+    if outcome.get("status") not in ("diverged", "failed") or any(workdir.glob("checkpoints/*")):
+        yield f"python -m inception_jax.evaluate --workdir={here}"
+        yield f"python -m inception_jax.predict --workdir={here} image.jpg"
     if (workdir / metric_files.EVENTS).is_dir():
         yield "# with TensorBoard, the extra: pip install '.[tensorboard]'"
         yield f"tensorboard --logdir={here}"

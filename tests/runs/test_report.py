@@ -198,6 +198,15 @@ def test_a_run_that_did_not_finish_says_why(tmp_path, outcome, message):
     assert message in report.write(workdir).read_text()
 
 
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_a_run_that_diverged_names_commands_that_work(tmp_path, has_checkpoint):
+    workdir = make_run(tmp_path / "run", finished=False)
+    if has_checkpoint:
+        (workdir / "checkpoints" / "100").mkdir(parents=True)
+    result.write_result(workdir, {"status": "diverged", "message": "the loss became nan"})
+    assert ("inception_jax.evaluate" in report.write(workdir).read_text()) is has_checkpoint
+
+
 def test_an_empty_workdir_and_a_damaged_one_still_get_a_report(tmp_path):
     assert report.write(tmp_path).read_text().startswith("# A run\n\nNot finished.\n")
     workdir = make_run(tmp_path / "run")
