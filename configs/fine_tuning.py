@@ -27,7 +27,7 @@ def get_config(images: str = "images") -> ConfigDict:
     """Returns the config, ready for overrides.
 
     Args:
-      images: holds train/ and test/, each with one folder per class; or KIND:NAME of another data set.
+      images: holds train/ and test/, each with one folder per class; a list; or KIND:NAME of another data set.
     """
     config = inception_jax.config.default()
     config.seed = 0

@@ -27,7 +27,7 @@ def get_config(images: str = "images") -> ConfigDict:
     """Returns the config, ready for overrides.
 
     Args:
-      images: a folder of class folders; or KIND:NAME of another data set.
+      images: a folder of class folders, a list, or KIND:NAME of another data set.
     """
     config = inception_jax.config.default()
     config.seed = 0
