@@ -1,7 +1,8 @@
 """The base recipe of the sweep: a narrow GoogLeNet with batch norm on the digits, one minute on one x86-64 core.
 
     python -m inception_jax.sweep --config=experiments/learning_rate/config.py \
-        --space=experiments/learning_rate/space.py --study=runs/learning_rate --trials=24 --workers=2
+        --space=experiments/learning_rate/space.py --study=runs/learning_rate --trials=24 --workers=2 \
+        --min_evaluations=5 --reduction_factor=2
 
 A variant of configs/digits.py with a quarter of the width, 32 pixels and batch norm, so that 24 trials take minutes.
 """
@@ -25,6 +26,8 @@ def get_config() -> ConfigDict:
     )
 
     config.data.name = "digits"
+    config.data.train_split = "train[:80%]"
+    config.data.eval_split = "train[80%:]"  # held out of the training images; the sweep does not read the test split
     config.data.image_size = 32
 
     # As in configs/digits.py.

@@ -26,6 +26,7 @@ class Importance:
       shares: {field: share of the variance of the objective, 0 to 1}, largest first; {} where there is no estimate.
       method: "fANOVA" or "PED-ANOVA".
       trials: number of finished trials that were used.
+      unreached: number of finished trials that have not reached their target and were not used.
       left_out: fields without an estimate: not every finished trial has them, or they never varied.
       reason: why there is no estimate; "" where there is one.
     """
@@ -33,6 +34,7 @@ class Importance:
     shares: Mapping[str, float]
     method: str = ""
     trials: int = 0
+    unreached: int = 0
     left_out: Sequence[str] = ()
     reason: str = ""
 
@@ -56,9 +58,12 @@ def estimate(stored: StoredStudy, study: optuna.Study | None = None) -> Importan
     except ModuleNotFoundError:
         return Importance({}, reason="Optuna is not installed: pip install '.[sweep]'")
     study = _rebuild_study(stored) if study is None else study
-    finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    finished = [trial for trial in complete if math.isfinite(trial.value)]  # Optuna's evaluators use these alone
+    unreached = len(stored.with_status("finished")) - len(stored.ranked())
     if len(finished) < MIN_TRIALS:
-        return Importance({}, reason=f"{len(finished)} finished trials are too few; {MIN_TRIALS} are needed")
+        which = "finished trials that reached their target" if unreached else "finished trials"
+        return Importance({}, reason=f"{len(finished)} {which} are too few; {MIN_TRIALS} are needed")
     if len({trial.value for trial in finished}) == 1:
         return Importance({}, reason="all finished trials have the same value")
     has_trees = importlib.util.find_spec("sklearn") is not None
@@ -74,7 +79,7 @@ def estimate(stored: StoredStudy, study: optuna.Study | None = None) -> Importan
     if not shares:
         return Importance({}, reason="no parameter is in all finished trials with more than one value")
     left_out = [one.field for one in stored.space if one.field not in shares]
-    return Importance(shares, "fANOVA" if has_trees else "PED-ANOVA", len(finished), left_out)
+    return Importance(shares, "fANOVA" if has_trees else "PED-ANOVA", len(finished), unreached, left_out)
 
 
 def _rebuild_study(stored: StoredStudy) -> optuna.Study:

@@ -159,6 +159,9 @@ def _plot_section(name: str, estimate: Importance) -> Iterator[str]:
             "values that each parameter explains. It does not hold for ranges that were not tried, and is uncertain "
             "with few trials."
         )
+        if estimate.unreached:
+            yield ""
+            yield f"Finished trials that have not reached their target are left out: {estimate.unreached}."
         if estimate.left_out:
             yield ""
             yield (

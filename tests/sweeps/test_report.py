@@ -468,6 +468,23 @@ def test_importance_without_trees_or_from_an_open_study(tmp_path, monkeypatch):
     assert other.method == "PED-ANOVA" and next(iter(other.shares)) == "optimizer.learning_rate"
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_importance_counts_the_trials_that_reached_their_target(tmp_path, is_open):
+    made = MadeStudy(tmp_path / "study", RATE, metric="steps_to_target", direction="minimize")
+    for place in range(8):
+        made.add(values=at(0.01 * 2**place), value=100.0 + place**2 if place < 5 else None)
+    found = study_files.read(made.path)
+    study = importance._rebuild_study(found) if is_open else None
+    if study:  # an open study has them as infinity
+        for _ in range(3):
+            trial = study.ask({"optimizer.learning_rate": importance._distribution(found.space[0])})
+            study.tell(trial, math.inf)
+    estimate = importance.estimate(found, study)
+    assert (estimate.trials, estimate.unreached) == (5, 3) and set(estimate.shares) == {"optimizer.learning_rate"}
+    text = report.write(made.path, study).read_text()
+    assert "from 5 finished trials" in text and "not reached their target are left out: 3." in text
+
+
 @pytest.mark.parametrize(
     ("rights", "why"),
     [
