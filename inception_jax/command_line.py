@@ -12,7 +12,16 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from inception_jax import standard_streams
-from inception_jax.errors import ArgumentParser, UserError, shorten, shorten_message, write_error
+from inception_jax.errors import (
+    ArgumentParser,
+    ExitCode,
+    UserError,
+    compiler_disk_full,
+    is_disk_full,
+    shorten,
+    shorten_message,
+    write_error,
+)
 from inception_jax.ranges import INT32_MAX, MAX_IMAGE_PIXELS, Range
 
 
@@ -28,19 +37,26 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except UserError as error:
         code = _print_error(error, error.exit_code)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if is_disk_full(error):
+            full = write_error(error.filename or "a file", error)
+            code = _print_error(full, full.exit_code)
+        elif error.errno != errno.ENAMETOOLONG:
             raise
-        code = _print_error(f"{error.filename}: {error.strerror}", UserError.exit_code)
+        else:
+            code = _print_error(f"{error.filename}: {error.strerror}", UserError.exit_code)
     except KeyboardInterrupt as interrupt:  # Python's own has no text; a command may say what to do next
         code = _print_error("; ".join(["interrupted", *map(str, interrupt.args)]), 130)
     except ValueError as error:
         if not _is_model_error(error):
             raise
         code = _print_error(error, UserError.exit_code)
-    except (AssertionError, RuntimeError):
-        if (problem := device_problem()) is None:
+    except (AssertionError, RuntimeError) as error:
+        if is_disk_full(error):
+            code = _print_error(compiler_disk_full(error), ExitCode.DISK_FULL)
+        elif (problem := device_problem()) is None:
             raise
-        code = _print_error(problem, UserError.exit_code)
+        else:
+            code = _print_error(problem, UserError.exit_code)
     if failure := standard_streams.stdout_failure():
         standard_streams.discard_stdout()
         # The reader may have closed the pipe (`| head`); and the code of a run that was stopped or failed stays.

@@ -113,7 +113,27 @@ class DiskFull(UserError):
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-NO_SPACE_MESSAGES = tuple(os.strerror(number) for number in _NO_SPACE)
+_NO_SPACE_MESSAGES = tuple(os.strerror(number) for number in _NO_SPACE)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Returns whether an error or its causes mean a full disk or quota; TensorStore and XLA have it in the text alone.
+
+    XLA's text begins with RESOURCE_EXHAUSTED, like that of an error for too little memory.
+    """
+    while error is not None:
+        if any(message in str(error) for message in _NO_SPACE_MESSAGES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def compiler_disk_full(error: BaseException) -> DiskFull:
+    """Makes the error for a compiler that cannot write its temporary files."""
+    reason = str(error).strip().partition("\n")[0]
+    return DiskFull(
+        f"a disk is full: {reason}; free some space, or name another folder for temporary files with TMPDIR"
+    )
 
 
 def write_error(path: object, error: OSError) -> UserError:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -248,7 +249,15 @@ def test_a_platform_that_is_not_there_is_one_line(platform):
     assert f"error: JAX_PLATFORMS={platform}: no device can be used on this machine: " in done.stderr
 
 
-@pytest.mark.parametrize(("raised", "code"), [(UserError("a clear line"), 2), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (UserError("a clear line"), 2),
+        (KeyboardInterrupt(), 130),
+        (OSError(errno.ENOSPC, "No space left on device", "table.csv"), 6),
+        (RuntimeError("RESOURCE_EXHAUSTED: /tmp/tempfile; No space left on device"), 6),  # of the compiler for GPUs
+    ],
+)
 def test_errors_leave_one_line_and_their_exit_code(monkeypatch, capsys, raised, code):
     def main(argv):
         raise raised

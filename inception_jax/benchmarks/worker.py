@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, is_disk_full
 
 ERROR_KINDS = ("out_of_memory", "unavailable", "failed")
 _ANSWERS = "INCEPTION_JAX_ANSWERS"  # environment variable: "file descriptor of the answer pipe:pid of the parent"
@@ -120,7 +120,9 @@ def _error_kind(error: BaseException) -> str:
     """One of `ERROR_KINDS`."""
     if isinstance(error, Unavailable):
         return "unavailable"
-    if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or (
+        any(text in str(error) for text in _OUT_OF_MEMORY) and not is_disk_full(error)
+    ):
         return "out_of_memory"
     return "failed"
 

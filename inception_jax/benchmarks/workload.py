@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from inception_jax import config as configs
 from inception_jax.config import Config
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, compiler_disk_full, is_disk_full
 from inception_jax.models import registry
 from inception_jax.training import setup as setups
 from inception_jax.training.setup import Setup
@@ -119,10 +119,13 @@ def translate_out_of_memory(setup: Setup) -> Iterator[None]:
 
     Raises:
       OutOfMemory: the device ran out of memory.
+      DiskFull: the compiler cannot write its temporary files.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
+        if is_disk_full(error):
+            raise compiler_disk_full(error) from None
         if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
             raise
         per_device = setup.config.batch_size // setup.devices.count

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from inception_jax.checkpoints import layout, reading
-from inception_jax.errors import NO_SPACE_MESSAGES, DiskFull, UserError, write_error
+from inception_jax.errors import DiskFull, UserError, is_disk_full, write_error
 from inception_jax.multihost import processes
 
 DELETED = "deleted"
@@ -193,7 +193,7 @@ def save_error(error: BaseException, directory: Path, step: int | None, steps: S
       step: of the checkpoint.
       steps: of the existing checkpoints.
     """
-    if _is_disk_full(error):
+    if is_disk_full(error):
         return DiskFull(
             f"the disk is full: no checkpoint of step {step} in {directory}; {_format_kept_steps(steps)}; free "
             "some space and run the same command again"
@@ -205,15 +205,6 @@ def save_error(error: BaseException, directory: Path, step: int | None, steps: S
 
 def _format_kept_steps(steps: Sequence[int]) -> str:
     return f"existing checkpoints: {', '.join(map(str, steps)) or 'none'}"
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Returns whether an error or its causes mean a full disk or quota; TensorStore has this only in its message."""
-    while error is not None:
-        if any(message in str(error) for message in NO_SPACE_MESSAGES):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class _OrbaxLogFilter(logging.Filter):

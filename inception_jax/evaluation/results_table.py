@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 from ml_collections import ConfigDict
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, is_disk_full
 from inception_jax.evaluation import split_evaluation, trained_network
 from inception_jax.evaluation.split_evaluation import NamedWeights, Request
 from inception_jax.multihost import peer_loss, processes
@@ -199,7 +199,8 @@ def _with_smaller_batches(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of the machine or of a device was not enough."""
-    return isinstance(error, MemoryError | TooLarge) or "RESOURCE_EXHAUSTED" in str(error)
+    found = isinstance(error, MemoryError | TooLarge) or "RESOURCE_EXHAUSTED" in str(error)
+    return found and not is_disk_full(error)
 
 
 def _row(recipe: ConfigDict, entry: str, record: str, result: dict[str, Any]) -> dict[str, Any]:

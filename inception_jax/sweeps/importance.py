@@ -59,7 +59,8 @@ def estimate(stored: StoredStudy, study: optuna.Study | None = None) -> Importan
         return Importance({}, reason="Optuna is not installed: pip install '.[sweep]'")
     study = _rebuild_study(stored) if study is None else study
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    finished = [trial for trial in complete if math.isfinite(trial.value)]  # Optuna's evaluators use these alone
+    # Optuna's evaluators use these alone.
+    finished = [trial for trial in complete if trial.value is not None and math.isfinite(trial.value)]
     unreached = len(stored.with_status("finished")) - len(stored.ranked())
     if len(finished) < MIN_TRIALS:
         which = "finished trials that reached their target" if unreached else "finished trials"

@@ -7,7 +7,8 @@ import pytest
 
 from inception_jax import benchmark, command_line
 from inception_jax.benchmarks import measure, plot, report, roofline
-from inception_jax.errors import UserError
+from inception_jax.errors import DiskFull, UserError
+from inception_jax.evaluation import results_table
 from inception_jax.models.registry import ModelError
 
 
@@ -224,6 +225,11 @@ def test_out_of_memory_is_one_clear_line():
     ):
         with workload.translate_out_of_memory(workload.build_setup(recipe)):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99 bytes.")
+    full = "RESOURCE_EXHAUSTED: /tmp/tempfile-55f9; No space left on device"
+    with pytest.raises(DiskFull, match=r"tempfile-55f9; No space left on device; free some space, .* TMPDIR"):
+        with workload.translate_out_of_memory(workload.build_setup(recipe)):
+            raise jax.errors.JaxRuntimeError(full)
+    assert not results_table.is_out_of_memory(jax.errors.JaxRuntimeError(full))  # a smaller batch would not help
     with pytest.raises(jax.errors.JaxRuntimeError):  # another fault stays what it is
         with workload.translate_out_of_memory(workload.build_setup(recipe)):
             raise jax.errors.JaxRuntimeError("INTERNAL: something else")
