@@ -44,10 +44,10 @@ def main(argv: list[str]) -> int:
     config = _build_config(flags, config)
     if flags.topology:
         return _topology(flags, config)
-    if flags.vs:
-        return _versus(flags, config)
     if flags.data:
         return _data(flags, config)
+    if flags.vs:
+        return _versus(flags, config)
     if flags.largest_batch:
         return _largest_batch(flags, config)
     return _measure(flags, config)
@@ -93,7 +93,7 @@ def _arguments() -> ArgumentParser:
         "--seconds",
         type=command_line.real(0, 1e9),
         default=10.0,
-        help="total time of the timed steps of each kind (default 10)",
+        help="total time of the timed steps of each kind, or of a block of --data (default 10)",
     )
     add("--blocks", type=command_line.whole(), default=10, help="minimum number of blocks of timed steps (default 10)")
     add(
@@ -128,6 +128,7 @@ _WORKLOAD = {"config", "model", "set", "batch_size", "image_size", "num_classes"
 _READ = {  # {action: flags that it reads}
     "--difference": {"difference"},
     "--topology": _WORKLOAD | {"topology", "what", "peak_tflops", "bandwidth_gbs"},
+    "--data --vs": _WORKLOAD | {"data", "mode", "devices", "seconds"} | versus_command.INPUT_FLAGS,
     "--vs": _WORKLOAD | {"what", "steps_per_execution"} | versus_command.FLAGS,
     "--data": _WORKLOAD | {"data", "mode", "devices", "seconds"},
     "--largest_batch": _WORKLOAD - {"batch_size"} | {"largest_batch", "mode", "devices"},
@@ -138,7 +139,8 @@ _READ = {  # {action: flags that it reads}
 
 def _refuse_unread(arguments: ArgumentParser, flags: argparse.Namespace) -> None:
     """Raises UserError for a flag that has no effect under the others."""
-    action = next((name for name in _READ if name and getattr(flags, name.removeprefix("--"))), "")
+    given = {f"--{name}" for name, value in vars(flags).items() if value}
+    action = next(name for name in _READ if given.issuperset(name.split()))
     reason = f"has no effect with {action}" if action else "has an effect only with --vs=torch"
     arguments.refuse_unread(_READ[action], reason)
 
@@ -226,9 +228,12 @@ def _measure(flags: argparse.Namespace, config: ConfigDict) -> int:
 
 
 def _data(flags: argparse.Namespace, config: ConfigDict) -> int:
-    from inception_jax.benchmarks import inputs, measure, report, workload
+    from inception_jax.benchmarks import input_versus, inputs, measure, report, workload
 
     setup = workload.build_setup(config)
+    if flags.vs:
+        compared, problems = versus_command.compare_inputs(flags, config, setup.data.train, _log)
+        return _print_comparison(flags, compared, input_versus.format_text(compared), problems)
     result = measure.describe(setup) | {"input": inputs.measure_rate(setup.data.train, flags.seconds)}
     print(report.format_input(result["input"]))
     _write_json(flags, result)
@@ -289,9 +294,13 @@ def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
     from inception_jax.benchmarks import versus_report
 
     result = versus_command.compare(flags, config, _kinds(flags), _log)
-    print(versus_report.format_text(result))
+    return _print_comparison(flags, result, versus_report.format_text(result), versus_report.find_problems(result))
+
+
+def _print_comparison(flags: argparse.Namespace, result: dict[str, Any], text: str, problems: list[str]) -> int:
+    print(text)
     _write_json(flags, result)
-    if problems := versus_report.find_problems(result):
+    if problems:
         raise UserError("the comparison is not valid: " + "; ".join(problems))
     return 0
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from inception_jax.benchmarks.input_sides import worker_seconds
 from inception_jax.data import datasets, images, pipeline
 
 BATCH, SIDE = 64, 224
@@ -41,12 +41,6 @@ def per_image(run: Callable[[], object], count: int) -> float:
     start = time.process_time()
     run()
     return 1e6 * (time.process_time() - start) / count
-
-
-def processor_seconds(pids: list[int]) -> float:
-    """User and system time of other processes (fields 14 and 15 of proc_pid_stat(5))."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
 
 
 class Parts:
@@ -90,14 +84,14 @@ class Parts:
 
     def hand_over(self) -> tuple[float, float]:
         """What a worker adds, (in it, in the trainer): by images of noise, whose own cost is taken off."""
-        batches, pids = 24, self.loader.worker_pids()
+        batches = 24
         time.sleep(FILL_SECONDS)
-        own = processor_seconds(pids), time.process_time()
+        own = worker_seconds(), time.process_time()
         for _ in range(batches):
             next(self.loader)
         trainer = time.process_time() - own[1]
         time.sleep(FILL_SECONDS)  # the queues are full again: the worker has made as many batches as were taken
-        worker = processor_seconds(pids) - own[0]
+        worker = worker_seconds() - own[0]
         made = per_image(lambda: [self.noise.batch(k) for k in range(8)], 8 * BATCH)
         return 1e6 * worker / (batches * BATCH) - made, 1e6 * trainer / (batches * BATCH)
 

@@ -7,18 +7,15 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from inception_jax.benchmarks.input_sides import count_batches
 from inception_jax.benchmarks.steps import Bench
-from inception_jax.data.loader import DataLoader
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.training.clock import Clock
 from inception_jax.training.compilation import no_compilation
 from inception_jax.training.device_prefetch import DevicePrefetcher
 from inception_jax.training.train_metrics import TrainMetrics
-
-_WARMUP_SECONDS = 1.0
 
 
 def measure_rate(
@@ -37,39 +34,19 @@ def measure_rate(
       "dataset", "images_per_second", "images_per_cpu_second" (of this process and its worker processes, user and
       system time), "threads", "workers", "cores", "batches".
     """
-    batches = pipeline.batches(0)
-    try:
-        ahead = pipeline.prefetch + pipeline.threads * max(1, pipeline.workers)
-        end = clock() + _WARMUP_SECONDS
-        drawn = 0
-        while drawn < ahead or clock() < end:
-            next(batches)
-            drawn += 1
-        start, count, cpu = clock(), 0, _cpu_seconds(batches)
-        while (passed := clock() - start) < seconds or count < 2:
-            next(batches)
-            count += 1
-        passed, cpu = clock() - start, _cpu_seconds(batches) - cpu
-    finally:
-        batches.close()
+    ahead = pipeline.prefetch + pipeline.threads * max(1, pipeline.workers)
+    with contextlib.closing(pipeline.batches(0)) as batches:
+        counted = count_batches(batches, ahead, seconds, clock=clock)
+    count = counted["steps"] * pipeline.local_batch_size
     return {
         "dataset": pipeline.dataset.name,
-        "images_per_second": count * pipeline.local_batch_size / passed,
-        "images_per_cpu_second": count * pipeline.local_batch_size / max(cpu, 1e-3),
+        "images_per_second": count / counted["seconds"],
+        "images_per_cpu_second": count / counted["cpu_seconds"],
         "threads": pipeline.threads,
         "workers": pipeline.workers,
         "cores": len(os.sched_getaffinity(0)),
-        "batches": count,
+        "batches": counted["steps"],
     }
-
-
-def _cpu_seconds(batches: DataLoader) -> float:
-    """Processor seconds of this process, and of the worker processes (fields 14 and 15 of proc_pid_stat(5))."""
-    total = time.process_time()
-    for pid in batches.worker_pids():
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
 
 
 def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:

@@ -70,7 +70,7 @@ def describe(setup: Setup) -> dict[str, Any]:
             "options": config.model.options.read_specified(),
         },
         "device": {"kind": device.device_kind, "platform": device.platform, "count": setup.devices.count},
-        "host": {"cores": len(os.sched_getaffinity(0)), "processor": _processor(), "platform": platform.platform()},
+        "host": {"cores": len(os.sched_getaffinity(0)), "processor": processor(), "platform": platform.platform()},
         "versions": manifest.versions(),
         "git": manifest.git_revision(),
     }
@@ -257,7 +257,7 @@ def layer_roofline(bench: StepPrograms, kind: str, limits: Limits) -> dict[str, 
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's model name in /proc/cpuinfo, or the machine type."""
     try:
         match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))

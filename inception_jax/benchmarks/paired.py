@@ -115,8 +115,7 @@ def compare(
         "cores": run.cpu_load.cores,
         "cores_of_others": run.cpu_load.cores_of_others(),
         "sides": {
-            side.name: run.errors.get(side.name)
-            or _summary(run.results[side.name], run.results[baseline], workload, steps)
+            side.name: run.errors.get(side.name) or _summary(run.results[side.name], run.results[baseline], workload)
             for side in sides
         },
     }
@@ -124,12 +123,13 @@ def compare(
 
 @dataclasses.dataclass
 class _SideResults:
-    """Answers of one side: to `prepare`, seconds per step of each block by kind, all losses, peaks of memory."""
+    """Answers of one side: to `prepare`, and by kind seconds per step and least steps of a block; losses, memory."""
 
     prepared: dict[str, Any]
     losses: list[float]
     seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     cpu_seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    steps: dict[str, int] = dataclasses.field(default_factory=dict)
     memory: dict[str, int] = dataclasses.field(default_factory=dict)
     finite: bool = True
 
@@ -138,6 +138,9 @@ class _SideResults:
         losses = answer.get("losses", [])
         self.losses += losses
         self.finite &= answer.get("finite", True) and all(map(math.isfinite, losses))
+        steps = answer.get("steps", steps)
+        if keep:
+            self.steps[kind] = min(steps, self.steps.get(kind, steps))
         for name, lists in (("seconds", self.seconds), ("cpu_seconds", self.cpu_seconds)):
             if keep and name in answer:
                 lists.setdefault(kind, []).append(answer[name] / steps)
@@ -212,26 +215,26 @@ class _PairedRun:
                 raise UserError(f"{error}{hint}") from error
 
 
-def _summary(results: _SideResults, baseline: _SideResults, workload: dict[str, Any], steps: int) -> dict[str, Any]:
+def _summary(results: _SideResults, baseline: _SideResults, workload: dict[str, Any]) -> dict[str, Any]:
     """Summarizes the results of a side as JSON values.
 
     Returns:
       "prepared", its answer; per kind of step {"step_seconds": median, p10 and p90 over the blocks,
-      "images_per_second", "steps_per_block", "blocks": seconds per step, "cpu_seconds": the median of processor
-      seconds per step where the side reports them, "ratio": median, p10, p90 and "rounds" of its time relative to the
-      first side's in the same round}; "host_memory": bytes of its process at the most, until it was ready ("prepare")
-      and from then on ("steps"), where known; "losses": their number and the means of the first and the last quarter,
-      of all training steps from the very first; "finite", of losses and logits; "falling": whether the last quarter's
-      mean is below the first's, None without training steps.
+      "images_per_second", "steps_per_block" (at least), "blocks": seconds per step, "ratio": median, p10, p90 and
+      "rounds" of its time relative to the first side's in the same round; where the side reports processor seconds,
+      "cpu_seconds": their median per step, "cpu_blocks" and "cpu_ratio"}; "host_memory": bytes of its process at the
+      most, until it was ready ("prepare") and from then on ("steps"), where known; "losses": their number and the means
+      of the first and the last quarter, of all training steps from the very first; "finite", of losses and logits;
+      "falling": whether the last quarter's mean is below the first's, None without training steps.
     """
     summary: dict[str, Any] = {"prepared": {k: v for k, v in results.prepared.items() if k != "losses"}}
     for kind, seconds in results.seconds.items():
-        ratios = [own / other for own, other in zip(seconds, baseline.seconds[kind], strict=True)]
-        p10, p90 = np.percentile(ratios, (10, 90)).tolist()
-        summary[kind] = BlockTiming(tuple(seconds), steps).to_json(workload["batch_size"])
-        summary[kind]["ratio"] = {"median": statistics.median(ratios), "p10": p10, "p90": p90, "rounds": ratios}
-        if kind in results.cpu_seconds:
-            summary[kind]["cpu_seconds"] = statistics.median(results.cpu_seconds[kind])
+        summary[kind] = BlockTiming(tuple(seconds), results.steps[kind]).to_json(workload["batch_size"])
+        summary[kind]["ratio"] = _ratio(seconds, baseline.seconds[kind])
+        if cpu := results.cpu_seconds.get(kind):
+            summary[kind] |= {"cpu_seconds": statistics.median(cpu), "cpu_blocks": cpu}
+            if kind in baseline.cpu_seconds:
+                summary[kind]["cpu_ratio"] = _ratio(cpu, baseline.cpu_seconds[kind])
     summary |= {"host_memory": results.memory, "finite": results.finite, "falling": None, "losses": None}
     if results.losses:
         first, last = quarter_means(results.losses)
@@ -240,3 +243,10 @@ def _summary(results: _SideResults, baseline: _SideResults, workload: dict[str, 
         means = [value if math.isfinite(value) else None for value in (first, last)]
         summary["losses"] = {"steps": len(results.losses), "first_quarter": means[0], "last_quarter": means[1]}
     return summary
+
+
+def _ratio(seconds: list[float], baseline: list[float]) -> dict[str, Any]:
+    """The ratios of times within their rounds, with their median, 10th and 90th percentile."""
+    ratios = [own / other for own, other in zip(seconds, baseline, strict=True)]
+    p10, p90 = np.percentile(ratios, (10, 90)).tolist()
+    return {"median": statistics.median(ratios), "p10": p10, "p90": p90, "rounds": ratios}

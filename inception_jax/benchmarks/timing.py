@@ -105,7 +105,7 @@ def _round_up(steps: float, unit: int) -> int:
 
 # Field numbers, proc(5).
 _BUSY = (1, 2, 3, 6, 7, 8)  # in a line of /proc/stat: user, nice, system, irq, softirq, steal
-_OWN = (11, 12)  # after the name in /proc/PID/stat: utime, stime
+_OWN = (11, 12, 13, 14)  # after the name in /proc/PID/stat: utime, stime, and both of the children that it waited for
 
 
 class CpuLoadMonitor:

@@ -10,7 +10,6 @@ import argparse
 import importlib
 import os
 import platform
-import sys
 import time
 from typing import Any
 
@@ -60,7 +59,10 @@ class TorchSide:
         if self._variant == "compile_max_autotune" and workload["backend"] == "cpu":
             raise Unavailable("max-autotune is for GPUs; on a CPU: eager, channels_last, compile")
         packages = equivalents.get_equivalent(workload["model"]).packages
-        versions = {name: _version(name, packages) for name in ("torch", *packages)}
+        needed = " ".join(("torch", *packages, "numpy"))
+        versions = {
+            name: worker.import_version(name, needed, "--torch_python") for name in ("torch", *packages, "numpy")
+        }
         # Imports PyTorch: only now, after a missing one would have been reported.
         from inception_jax.benchmarks.torch_step import TorchTrainer, TorchVariant
 
@@ -68,7 +70,7 @@ class TorchSide:
         self._trainer = trainer = TorchTrainer(workload, TorchVariant(**VARIANTS[self._variant]), cores)
         losses = [loss for kind in workload["kinds"] for loss in trainer.block(kind, 1).get("losses", [])]
         answer = {
-            "versions": {"python": platform.python_version(), "numpy": _version("numpy", packages), **versions},
+            "versions": {"python": platform.python_version(), **versions},
             "device": _device_name(trainer.device),
             "flags": {"cores": cores, **trainer.flags(), "environment": self._environment},
             "parameters": trainer.parameters,
@@ -83,23 +85,6 @@ class TorchSide:
     def block(self, kind: str, steps: int) -> dict[str, Any]:
         """Takes `steps` steps; see `torch_step.TorchTrainer.block`."""
         return self._trainer.block(kind, steps)
-
-
-def _version(name: str, packages: tuple[str, ...]) -> str:
-    """Imports a package and returns its version.
-
-    Raises:
-      Unavailable: the import fails; a torchvision built for another PyTorch raises a RuntimeError.
-    """
-    try:
-        return importlib.import_module(name).__version__
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        needed = " ".join(("torch", *packages, "numpy"))
-        raise Unavailable(
-            f"{sys.executable} cannot import {name} ({reason}); install there, in versions that belong together: "
-            f"{needed}; or name an interpreter that has them with --torch_python"
-        ) from error
 
 
 def _cores() -> int:

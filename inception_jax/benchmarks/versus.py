@@ -50,6 +50,12 @@ runpy.run_module("inception_jax.benchmarks." + side, run_name="__main__", alter_
 """
 
 
+def module_command(python: str | None, module: str, *flags: str) -> tuple[str, ...]:
+    """The command of a side that is a module of this folder, in another interpreter; None: in this one."""
+    folder = str(Path(__file__).resolve().parents[1])
+    return (python or sys.executable, "-c", _RUN_SIDE, folder, module, *flags)
+
+
 def jax_side(backend: str, devices: int = 1) -> Side:
     """Our side, in this interpreter.
 
@@ -80,14 +86,9 @@ def torch_sides(backend: str, python: str | None = None, variants: Sequence[str]
         if variant not in VARIANTS:
             hint = nearest(variant, VARIANTS)
             raise UserError(f"--torch_variants: unknown variant {variant!r}{hint}; allowed: {', '.join(VARIANTS)}")
-    folder = str(Path(__file__).resolve().parents[1])
     environment = {"PYTHONWARNINGS": "default"}  # a setting that makes our warnings errors must not do so for PyTorch's
     return [
-        Side(
-            f"torch-{variant}",
-            (python or sys.executable, "-c", _RUN_SIDE, folder, "torch_side", f"--variant={variant}"),
-            environment,
-        )
+        Side(f"torch-{variant}", module_command(python, "torch_side", f"--variant={variant}"), environment)
         for variant in variants or TORCH_VARIANTS[backend]
     ]
 
@@ -105,9 +106,7 @@ def keras_side(backend: str, python: str | None = None) -> Side:
       backend: "cpu" or "gpu".
       python: path of the interpreter that has Keras and JAX; None for this one.
     """
-    folder = str(Path(__file__).resolve().parents[1])
-    command = (python or sys.executable, "-c", _RUN_SIDE, folder, "keras_side")
-    return Side("keras", command, jax_side(backend).environment)
+    return Side("keras", module_command(python, "keras_side"), jax_side(backend).environment)
 
 
 def make_workload(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
@@ -14,8 +15,12 @@ from inception_jax.errors import UserError, nearest
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from inception_jax.data.pipeline import TrainPipeline
+
 FLAGS = frozenset({"vs", "torch_python", "torch_variants", "keras_python", "rounds", "steps", "time_limit"})
-"""Names of the flags that `add_flags` adds."""
+"""Names of the flags of a comparison of steps."""
+INPUT_FLAGS = frozenset({"vs", "torch_python", "tf_python", "rounds", "time_limit"})
+"""Names of the flags of a comparison of inputs, with --data."""
 
 
 def add_flags(arguments: argparse.ArgumentParser) -> None:
@@ -24,10 +29,12 @@ def add_flags(arguments: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vs",
         metavar="A,B",
-        help="time the same step in torch or keras, and in onnxruntime (inference only), interleaved",
+        help="time the same step in torch or keras, and in onnxruntime (inference only), interleaved; with --data the "
+        "input of a recipe in torch, grain, tf_data",
     )
     group.add_argument("--keras_python", metavar="PATH", help="interpreter that has Keras and JAX (default: this one)")
     group.add_argument("--torch_python", metavar="PATH", help="interpreter that has PyTorch (default: this one)")
+    group.add_argument("--tf_python", metavar="PATH", help="interpreter that has TensorFlow (default: this one)")
     group.add_argument(
         "--torch_variants",
         metavar="A,B",
@@ -69,14 +76,7 @@ def compare(
 
     if not flags.model:
         raise UserError(f"--vs={flags.vs} goes with --model: other frameworks cannot take the step of a config")
-    peers = tuple(dict.fromkeys(flags.vs.split(",")))
-    if unknown := [name for name in peers if name not in versus.PEERS]:
-        hint = nearest(unknown[0], versus.PEERS)
-        raise UserError(f"--vs: unknown {unknown[0]!r}{hint}; allowed: {', '.join(versus.PEERS)}")
-    if "torch" not in peers and (flags.torch_python or flags.torch_variants):
-        raise UserError("--torch_python and --torch_variants have an effect only with --vs=torch")
-    if "keras" not in peers and flags.keras_python:
-        raise UserError("--keras_python has an effect only with --vs=keras")
+    peers = _read_peers(flags, versus.PEERS)
     per_call = config.parallel.steps_per_execution
     if "train" in kinds and flags.steps % per_call:
         raise UserError(
@@ -109,6 +109,51 @@ def compare(
     if "onnxruntime" in peers:
         sides.append(versus.onnx_side())
     return versus.compare(workload, sides, rounds=flags.rounds, steps=flags.steps, time_limit=flags.time_limit, log=log)
+
+
+def compare_inputs(
+    flags: argparse.Namespace, config: ConfigDict, pipeline: TrainPipeline, log: Callable[[str], None]
+) -> tuple[dict[str, Any], list[str]]:
+    """Compares the input of --config with the libraries' of --vs.
+
+    Args:
+      flags: of the command.
+      config: of --config, with the values of the other flags.
+      pipeline: of its training split.
+      log: takes a line on what happens.
+
+    Returns:
+      The result of `paired.compare`, and why it is not valid.
+
+    Raises:
+      UserError: an unknown library, or an interpreter of one that is not compared; as `input_versus.make_workload` and
+        `paired.compare`.
+    """
+    from inception_jax.benchmarks import input_versus, paired
+
+    peers = _read_peers(flags, input_versus.PEERS)
+    with tempfile.TemporaryDirectory() as folder:
+        work = input_versus.make_workload(config, pipeline, flags.seconds, folder)
+        sides = [input_versus.our_side(pipeline, folder)]
+        sides += input_versus.peer_sides(peers, flags.torch_python, flags.tf_python)
+        limits = {"rounds": flags.rounds, "time_limit": flags.time_limit}
+        result = paired.compare(work, sides, steps=2, warmup=0, log=log, **limits)
+    del result["task"]["files"]  # of the folder that is gone
+    return result, input_versus.find_problems(result, peers)
+
+
+def _read_peers(flags: argparse.Namespace, allowed: Collection[str]) -> tuple[str, ...]:
+    """The names in --vs, of those that are allowed; an interpreter of another one is an error."""
+    peers = tuple(dict.fromkeys(flags.vs.split(",")))
+    if unknown := [name for name in peers if name not in allowed]:
+        where = "with --data " if flags.data else ""
+        hint = nearest(unknown[0], allowed)
+        raise UserError(f"--vs: unknown {unknown[0]!r}{hint}; {where}allowed: {', '.join(allowed)}")
+    for flag, peer in (("torch_python", "torch"), ("torch_variants", "torch"), ("keras_python", "keras"),
+                       ("tf_python", "tf_data")):  # fmt: skip
+        if getattr(flags, flag) and peer not in peers:
+            raise UserError(f"--{flag} has an effect only with --vs={peer}")
+    return peers
 
 
 def _backend() -> str:

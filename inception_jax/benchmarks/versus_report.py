@@ -6,6 +6,7 @@ from typing import Any
 
 from inception_jax.benchmarks.equivalents import EQUIVALENTS, KERAS
 from inception_jax.models import packed_kernels
+from inception_jax.runs.tables import format_table
 
 _HEADER = ("side", "step", "ms/step", "p10", "p90", "images/s", "time", "p10", "p90", "loss")
 
@@ -56,16 +57,8 @@ def _reported(side: dict[str, Any]) -> dict[str, Any]:
 
 def format_text(result: dict[str, Any]) -> str:
     """Formats a comparison as aligned text: title, table, notes and problems."""
-    rows = [_HEADER, *_rows(result)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([_title(result), *lines, *_notes(result), *(f"! {line}" for line in find_problems(result))])
+    table = format_table([_HEADER, *_rows(result)], "ll" + "r" * 8)
+    return "\n".join([_title(result), table, *_notes(result), *(f"! {line}" for line in find_problems(result))])
 
 
 def _title(result: dict[str, Any]) -> str:
@@ -128,8 +121,8 @@ def _format_loss(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"
 
 
-def _notes(result: dict[str, Any]) -> list[str]:
-    """Notes below the table: load of the machine, versions and settings of each side, differences of the networks."""
+def note_settings(result: dict[str, Any]) -> list[str]:
+    """Notes below a table: load of the machine by other processes; versions and settings of each side."""
     notes, others, cores = [], result["cores_of_others"], result["cores"]
     if others is not None and others > _MAX_LOAD_OF_OTHERS * cores:
         notes.append(
@@ -142,7 +135,12 @@ def _notes(result: dict[str, Any]) -> list[str]:
         settings = [*prepared.get("versions", {}).items(), *flags.items()]
         if settings:
             notes.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in settings))
-    notes += _note_memory(result["sides"])
+    return notes
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    """Notes below the table: those of `note_settings`, memory, differences of the networks."""
+    notes = note_settings(result) + _note_memory(result["sides"])
     if "inference" in result["task"]["kinds"] and result["task"]["backend"] == "cpu":
         notes.append(_note_devices(result["task"].get("devices", 1)))
         if packed_kernels.gains(result["task"].get("options", {}).get("convolution", "")):

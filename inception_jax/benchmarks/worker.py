@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import select
@@ -38,6 +39,28 @@ class Unavailable(Exception):
     """A side cannot run here: a package or a device is missing. The message gives the remedy."""
 
 
+def import_version(name: str, needed: str, flag: str = "") -> str:
+    """Imports a package and returns its version.
+
+    Args:
+      name: of its module.
+      needed: the packages that the side needs, for the message.
+      flag: of the command, which names an interpreter that has them; "": there is none.
+
+    Raises:
+      Unavailable: the import fails; a torchvision built for another PyTorch raises a RuntimeError.
+    """
+    try:
+        return importlib.import_module(name).__version__
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        other = f"; or name an interpreter that has them with {flag}" if flag else ""
+        raise Unavailable(
+            f"{sys.executable} cannot import {name} ({reason}); install there, in versions that belong together: "
+            f"{needed}{other}"
+        ) from error
+
+
 class SideError(UserError):
     """A side failed to prepare or to take its steps.
 
@@ -59,7 +82,7 @@ class SideProtocol(Protocol):
         """Builds and compiles what the workload needs; called once. Returns a description of the side (JSON values)."""
 
     def block(self, kind: str, steps: int) -> dict[str, Any]:
-        """Takes `steps` steps of kind "train" or "inference". Returns JSON values; "seconds" is for the whole block."""
+        """Takes `steps` steps of a kind. Returns JSON values: "seconds" of the whole block, "steps" if it took more."""
 
 
 def serve(side: SideProtocol) -> None:

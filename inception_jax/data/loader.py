@@ -154,10 +154,6 @@ class DataLoader:
             listed.append(f"and {len(activities) - _THREADS_LISTED} more threads, for less long")
         return f"batch {self._number} is due; {'; '.join(listed) or producer.describe_idle()}"
 
-    def worker_pids(self) -> list[int]:
-        """The process ids of the worker processes that make the batches now; none where threads of this process do."""
-        return [pid for pid in self._buffer.producer.activity.worker_pids() if pid]
-
     def __enter__(self) -> DataLoader:
         return self
 

@@ -173,7 +173,7 @@ class _WorkerGroup:
     def __init__(self, make: Callable[[int], Any], start: int, stop: int, threads: int, workers: int, per_worker: int):
         import grain  # two seconds, and it imports jax where there is one: not before it is needed
 
-        _mark_flags_parsed()
+        mark_flags_parsed()
         _start_without_main_module()
         _free_at_exit()
         # Grain has one more batch under way than its buffer holds: the one that its consumer waits for.
@@ -312,7 +312,7 @@ def _start_without_main_module() -> None:
     spawn.get_preparation_data = without_main_module
 
 
-def _mark_flags_parsed() -> None:
+def mark_flags_parsed() -> None:
     """Grain reads absl flags when it starts workers, which fails in a program that never parsed any."""
     from absl import flags
 

@@ -1,4 +1,8 @@
-"""A small network for real measurements."""
+"""A small network for real measurements, and the interpreter that has PyTorch."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -13,3 +17,12 @@ def two_modules():
     small.register()
     yield small.NAME
     del registry._SPECS[small.NAME]
+
+
+@pytest.fixture(scope="session")
+def torch_python():
+    """The interpreter that has PyTorch; a test that wants it is skipped where there is none."""
+    python = os.environ.get("INCEPTION_JAX_TORCH_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", "import torch, torchvision, timm"], capture_output=True).returncode:
+        pytest.skip(f"{python} has no torch, torchvision and timm; INCEPTION_JAX_TORCH_PYTHON names one that has")
+    return python

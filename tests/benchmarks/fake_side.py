@@ -1,7 +1,8 @@
 """A side without a network: it answers what its command line, as JSON, says, and fails in a chosen way.
 
 {"prepared": {…}, "seconds": {kind: [of each block, in order]}, "losses": [of each step], "fault": name,
- "before": "prepare" or the number of a block, "path": of a file, "allocated": [bytes in each block, freed at its end]}
+ "before": "prepare" or the number of a block, "path": of a file, "allocated": [bytes in each block, freed at its end],
+ "taken": [steps of each block, if others than asked for]}
 """
 
 import json
@@ -48,6 +49,8 @@ class FakeSide:
             self.steps += steps
         if kind == "inference":
             answer["finite"] = self.script.get("finite", True)
+        if "taken" in self.script:
+            answer["steps"] = self.script["taken"][number]
         if "allocated" in self.script:
             len(b"1" * self.script["allocated"][number])
         if "path" in self.script:

@@ -18,7 +18,6 @@ def measured(tmp_path_factory, two_modules):
     directory = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure.MeasurementPlan, "input_seconds", 0.3)  # 5 s of all cores, twice, show no more
-        patch.setattr("inception_jax.benchmarks.inputs._WARMUP_SECONDS", 0.0)
         code = benchmark.main(
             [
                 f"--model={two_modules}",
@@ -155,7 +154,7 @@ MISTAKES = {
     "a framework that is none": (["--model=inception_v1", "--vs=torch,onxruntime"], r"did you mean 'onnxruntime'"),
     "a flag of torch without it": (
         ["--model=inception_v1", "--vs=onnxruntime", "--torch_python=p"],
-        r"have an effect only with --vs=torch",
+        r"has an effect only with --vs=torch",
     ),
     "torch of a recipe": (["--config=configs/digits.py", "--vs=torch"], r"--vs=torch goes with --model"),
     "a flag that torch has not": (
@@ -175,6 +174,30 @@ MISTAKES = {
         "has no effect with --what=inference",
     ),
     "a flag of torch alone": (["--model=inception_v1", "--rounds=3"], r"--rounds: has an effect only with --vs=torch"),
+    "steps of the input": (
+        ["--config=configs/digits.py", "--data", "--vs=grain", "--steps=3"],
+        r"--steps: has no effect with --data --vs",
+    ),
+    "a library without an input": (
+        ["--config=configs/digits.py", "--data", "--vs=keras"],
+        r"--vs: unknown 'keras'; with --data allowed: torch, grain, tf_data",
+    ),
+    "an interpreter of no side": (
+        ["--config=configs/digits.py", "--data", "--vs=grain", "--tf_python=p"],
+        r"--tf_python has an effect only with --vs=tf_data",
+    ),
+    "tf_python of a step": (
+        ["--model=inception_v1", "--vs=torch", "--tf_python=p"],
+        r"--tf_python: has no effect with",
+    ),
+    "an augmentation of ours alone": (
+        ["--config=configs/digits.py", "--data", "--vs=grain", "--config.augmentation.policy=randaugment"],
+        r"config.augmentation.policy = 'randaugment': the other libraries do not .*: --config.augmentation.policy=none",
+    ),
+    "data of no files": (
+        ["--config=configs/digits.py", "--data", "--vs=grain"],
+        r"digits: the other libraries read image files on this machine: --config.data.name=folder:PATH",
+    ),
     "a plot of the input": (["--model=inception_v1", "--data", "--plot=a.png"], r"--plot: has no effect with --data"),
     "two things to do": (
         ["--model=inception_v1", "--data", "--largest_batch"],
@@ -201,8 +224,7 @@ def test_a_mistake_is_one_line(mistake, monkeypatch, capsys):
     assert re.search(message, captured.err), captured.err
 
 
-def test_the_input_alone(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("inception_jax.benchmarks.inputs._WARMUP_SECONDS", 0.0)
+def test_the_input_alone(capsys, tmp_path):
     arguments = ["--config=configs/digits.py", "--data", "--seconds=0.3", f"--json={tmp_path / 'data.json'}"]
     assert benchmark.main([*arguments, "--devices=1"]) == 0
     assert re.search(

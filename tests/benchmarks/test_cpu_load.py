@@ -17,9 +17,18 @@ WORK = (
 )
 
 
-def test_work_of_others_is_counted_and_that_of_the_process_is_not():
+# The same in a process that it starts and waits for.
+IN_A_CHILD = """import subprocess, sys
+sys.stdin.readline()
+subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < 1: pass"])
+print(flush=True)
+sys.stdin.read()"""
+
+
+@pytest.mark.parametrize("work", [WORK, IN_A_CHILD], ids=["itself", "in a child"])
+def test_work_of_others_is_counted_and_that_of_the_process_is_not(work):
     """One process works for a second: its own monitor counts a second less of others' work than a second monitor."""
-    with subprocess.Popen([sys.executable, "-c", WORK], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+    with subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         own, others = CpuLoadMonitor(), CpuLoadMonitor()
         began = time.monotonic()
         own.start(worker.pid)

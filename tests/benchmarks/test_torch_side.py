@@ -3,9 +3,7 @@
 Most of it needs one with torch, torchvision and timm: this one, or that which INCEPTION_JAX_TORCH_PYTHON names.
 """
 
-import functools
 import os
-import subprocess
 import sys
 
 import pytest
@@ -17,7 +15,6 @@ from inception_jax.benchmarks.worker import SideError, Worker
 from inception_jax.models.cost import count_cost
 from inception_jax.models.registry import get_spec
 
-PYTHON = os.environ.get("INCEPTION_JAX_TORCH_PYTHON", sys.executable)
 # Pixels: small, and no map of them even; torchvision's Inception-v3 trains with its head at 299 alone.
 WORKING = {
     "inception_v1": 64,
@@ -27,19 +24,6 @@ WORKING = {
     "inception_resnet_v2": 107,
     "xception": 107,
 }
-
-
-@functools.cache
-def has_torch():
-    return subprocess.run([PYTHON, "-c", "import torch, torchvision, timm"], capture_output=True).returncode == 0
-
-
-@pytest.fixture
-def torch_python():
-    """The interpreter that has PyTorch; a test that wants it is skipped where there is none."""
-    if not has_torch():
-        pytest.skip(f"{PYTHON} has no torch, torchvision and timm; INCEPTION_JAX_TORCH_PYTHON names one that has")
-    return PYTHON
 
 
 def workload(model, image_size, **changes):

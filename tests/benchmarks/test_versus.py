@@ -153,6 +153,15 @@ def test_the_order_rotates_and_every_side_takes_every_turn(tmp_path):
     assert said[3] == "round 1 of 3: " + "; ".join(f"{name} train 1000 ms, inference 1000 ms" for name in "ABC")
 
 
+def test_a_side_may_take_more_steps_than_it_is_asked_for():
+    result = compare(fake("A", [1.0] * 4, taken=[2, 4, 5, 8]), fake("B", [1.0] * 4))
+    train = result["sides"]["A"]["train"]
+    assert train["blocks"] == [2 / 4, 2 / 5, 2 / 8] and train["steps_per_block"] == 4
+    assert train["cpu_blocks"] == [4 / 4, 4 / 5, 4 / 8]
+    ratios = result["sides"]["B"]["train"]
+    assert ratios["ratio"]["rounds"] == [2.0, 2.5, 4.0] and ratios["cpu_ratio"]["rounds"] == [2.0, 2.5, 4.0]
+
+
 def test_losses_are_judged_from_the_first_step():
     prepared = {"losses": [9.0, 9.0, 8.0, 8.0]}  # it took four steps to prepare
     result = compare(fake("A", [1.0] * 4), fake("B", [1.0] * 4, losses=[5.0] * 6 + [7.0] * 2, prepared=prepared))

@@ -191,7 +191,7 @@ def test_a_worker_holds_no_lock_that_the_trainer_needs_to_stop_it():
 
 def test_a_worker_of_grain_alone_does_need_these_locks():
     """If this fails with a newer Grain, `worker_process` need no longer read the shared values without locks."""
-    workers._mark_flags_parsed()
+    workers.mark_flags_parsed()
     dataset = grain.MapDataset.range(1000).to_iter_dataset()
     batches = iter(dataset.mp_prefetch(grain.MultiprocessingOptions(1, 1)))
     next(batches)
