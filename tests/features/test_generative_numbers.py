@@ -125,6 +125,16 @@ def test_neighbor_metrics_by_their_definitions(small_blocks):
         assert 0 < precision < 1 and 0 < recall and 0 < coverage < 1
 
 
+def test_neighbors_do_not_depend_on_the_offset_of_the_features(small_blocks):
+    """Squared norms of 1e15, squared distances of 1: their products alone would hold three digits of these."""
+    sets = two_sets()
+    near, far = (
+        [(manifolds.precision_recall(*pair, neighbors=2), manifolds.density_coverage(*pair, neighbors=2))]
+        for pair in (sets, [rows + 2.0**24 for rows in sets])
+    )
+    assert near == far and 0 < near[0][0].precision < 1
+
+
 def test_equal_sets_far_from_zero_are_within_each_other():
     """Squared distances are differences of numbers of 1e8 here; copies have radius 0."""
     rows = np.repeat(two_sets()[0] + 1e4, 5, axis=0)
