@@ -114,12 +114,12 @@ def _arguments() -> ArgumentParser:
 
 
 def _fid(flags: argparse.Namespace) -> int:
-    from inception_jax.features.image_sets import read_network
+    from inception_jax.features.image_sets import read_origin
     from inception_jax.features.statistics import frechet_distance, read_statistics
 
     first, second = flags.fid
     statistics = *read_statistics(first), *read_statistics(second)
-    networks = read_network(first), read_network(second)
+    networks = read_origin(first)[1], read_origin(second)[1]
     if None not in networks and networks[0] != networks[1]:
         raise UserError(
             f"{first}: its statistics are of another network (weights, endpoint, dtype and image size: {networks[0]}) "
@@ -144,7 +144,7 @@ def _extract(flags: argparse.Namespace, trained: TrainedNetwork, files: list[str
         count = (
             _write_statistics(flags, rows, trained, endpoints[0])
             if flags.statistics
-            else _write_features(flags, rows, files)
+            else _write_features(flags, rows, files, trained, endpoints)
         )
     shapes = {name: [count, *shape.shape] for name, shape in found.items()}
     if flags.json:
@@ -235,16 +235,28 @@ def _counted(rows: Iterable[dict[str, Any]], total: int, progress: ProgressLine)
         yield batch
 
 
-def _write_features(flags: argparse.Namespace, rows: Iterable[dict[str, Any]], files: list[str]) -> int:
+def _write_features(
+    flags: argparse.Namespace,
+    rows: Iterable[dict[str, Any]],
+    files: list[str],
+    trained: TrainedNetwork,
+    endpoints: list[str],
+) -> int:
+    """Writes features with the names by which `score` knows the network and its input."""
     from inception_jax.data.names import printable
+    from inception_jax.evaluation import extraction
+    from inception_jax.features import network_digest
     from inception_jax.features.archive import RowArchive
+    from inception_jax.features.fid_network import OWN
 
     count = 0
     with RowArchive(flags.output) as archive:
         for batch in rows:
             archive.add(batch)
             count += len(batch["index"])
-        archive.close(**({"file": [printable(path) for path in files]} if files else {}))
+        named: dict[str, Any] = {"file": [printable(path) for path in files]} if files else {}
+        digests = [network_digest.digest(trained, None, extraction.own_name(trained, name)) for name in endpoints]
+        archive.close(**named, input=OWN, network=list(zip(endpoints, digests, strict=True)))
     return count
 
 
@@ -252,6 +264,7 @@ def _write_statistics(
     flags: argparse.Namespace, rows: Iterable[dict[str, Any]], trained: TrainedNetwork, endpoint: str
 ) -> int:
     """Writes mean and covariance with the names by which `score` knows the network and its input, and their count."""
+    from inception_jax.evaluation import extraction
     from inception_jax.features import network_digest
     from inception_jax.features.archive import RowArchive
     from inception_jax.features.fid_network import OWN
@@ -264,7 +277,7 @@ def _write_statistics(
             moments.add(batch[endpoint])
         if moments is None:
             raise UserError("statistics of 0 images: a covariance needs two or more")
-        named = {"input": OWN, "network": network_digest.digest(trained, None, endpoint)}
+        named = {"input": OWN, "network": network_digest.digest(trained, None, extraction.own_name(trained, endpoint))}
         archive.close(mu=moments.mean, sigma=moments.covariance(), count=moments.count, **named)
     return moments.count
 

@@ -209,29 +209,31 @@ def _load_network(flags: argparse.Namespace) -> FeatureNetwork:
 
 
 def _check_inputs(sets: list[ImageSet], network: FeatureNetwork | None) -> None:
-    """Checks that statistics of `--statistics` and images of the same call are of one input rule and one network."""
-    rules = [(one.name, one.input) for one in sets if one.input]
-    if network is not None:
-        rules.append(("the images", _rule_name(network)))
-    for name, rule in rules[1:]:
-        if rule != rules[0][1]:
+    """Checks that statistics, features and images of the same call are of one input rule and one network."""
+    rules = [(one, one.name, one.input) for one in sets if one.input]
+    networks = [(one, one.name, one.network) for one in sets if one.network]
+    if network is not None and rules:
+        rules.append((rules[0][0], "the images", network.rule_name))
+    if network is not None and networks:
+        networks.append((networks[0][0], "the images", network.digest()))
+    for _, name, rule in rules[1:]:
+        first, _, known = rules[0]
+        if rule != known:
             raise UserError(
-                f"{rules[0][0]}: its statistics are of --input={rules[0][1]}, and {name} of --input={rule}; both sets "
+                f"{first.name}: its {_content(first)} are of --input={known}, and {name} of --input={rule}; both sets "
                 "must be of the same"
             )
-    networks = [(one.name, one.network) for one in sets if one.network]
-    if networks and network is not None:
-        networks.append(("the images", network.digest()))
-    for name, digest in networks[1:]:
-        if digest != networks[0][1]:
+    for _, name, digest in networks[1:]:
+        first, _, known = networks[0]
+        if digest != known:
             raise UserError(
-                f"{networks[0][0]}: its statistics are of another network (weights, endpoint, dtype and image size: "
-                f"{networks[0][1]}) than {name} ({digest}); write them anew with --statistics and this --network"
+                f"{first.name}: its {_content(first)} are of another network (weights, endpoint, dtype and image size: "
+                f"{known}) than {name} ({digest}); make them anew with this --network and --endpoint"
             )
 
 
-def _rule_name(network: FeatureNetwork) -> str:
-    return network.rule.name if network.rule else "own"
+def _content(one: ImageSet) -> str:
+    return "statistics" if one.features is None else "features"
 
 
 def _write_statistics(
@@ -242,7 +244,7 @@ def _write_statistics(
 
     arrays: dict[str, Any] = {} if measured.count is None else {"count": measured.count}
     if network is not None:
-        arrays |= {"input": _rule_name(network), "network": network.digest()}
+        arrays |= {"input": network.rule_name, "network": network.digest()}
     for name in metrics:
         suffix = {"pool": "", "spatial": "_s"}[METRICS[name]]
         arrays[f"mu{suffix}"], arrays[f"sigma{suffix}"] = measured.statistics(METRICS[name], name)
@@ -261,13 +263,13 @@ def _print(
     found: dict[str, Any],
     notes: list[str],
 ) -> None:
-    rule = None if network is None else _rule_name(network)
+    rule = None if network is None else network.rule_name
     if flags.json:
         roles = ("fake",) if len(sets) == 1 else ("real", "fake")
         shown: dict[str, Any] = {
             role: {"set": one.name, "images": one.count} for role, one in zip(roles, sets, strict=True)
         }
-        shown |= {"input": rule, "notes": notes}
+        shown |= {"input": rule, "network": flags.network if network else None, "notes": notes}
         print(json.dumps(found | shown))
         return
     for name in metrics:

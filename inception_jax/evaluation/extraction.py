@@ -81,6 +81,20 @@ def _abstract_images(network: FeatureExtractor) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, size, size, network.input.channels), np.dtype(network.model.dtype))
 
 
+def _output_shapes(network: FeatureExtractor) -> InceptionOutput:
+    """The network's output without its numbers."""
+    with traced_for_shapes():
+        found = jax.eval_shape(
+            lambda v, x: network.model.apply(v, x, train=False), network.variables, _abstract_images(network)
+        )
+    return cast(InceptionOutput, found)
+
+
+def own_name(network: FeatureExtractor, endpoint: str) -> str:
+    """The network's own name of an endpoint, which may be named as in TF-slim."""
+    return _output_shapes(network).aliases.get(endpoint, endpoint)
+
+
 def feature_shapes(
     network: FeatureExtractor, endpoints: Sequence[str], *, pool: bool = False, dtype: str = "float32"
 ) -> dict[str, FeatureShape]:
@@ -100,10 +114,7 @@ def feature_shapes(
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if not endpoints:
         raise UserError("endpoints: at least one name is needed")
-    with traced_for_shapes():
-        output = jax.eval_shape(
-            lambda v, x: network.model.apply(v, x, train=False), network.variables, _abstract_images(network)
-        )
+    output = _output_shapes(network)
     own: dict[str, str] = {}
     for name in endpoints:
         meant = output.aliases.get(name, name)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from inception_jax.features.maximum_mean_discrepancy import kernel_distance as kernel_distance
     from inception_jax.features.prediction_divergence import inception_score as inception_score
     from inception_jax.features.resizing import quantize as quantize
+    from inception_jax.features.resizing import quantize_on_device as quantize_on_device
     from inception_jax.features.resizing import resize as resize
     from inception_jax.features.resizing import resize_on_device as resize_on_device
     from inception_jax.features.statistics import Moments as Moments
@@ -40,6 +41,7 @@ _MODULES = {
     "frechet_distance": "statistics",
     "precision_recall": "manifolds",
     "quantize": "resizing",
+    "quantize_on_device": "resizing",
     "read_statistics": "statistics",
     "resize": "resizing",
     "resize_on_device": "resizing",

@@ -41,23 +41,24 @@ def check(rows: np.ndarray, least: int, metric: str, name: str) -> None:
         raise UserError(f"{metric}: {counted(len(rows), f'{name} image')}; at least {least:,} are needed")
 
 
-def blocks(rows: np.ndarray, *, order: np.ndarray | None = None) -> Iterator[np.ndarray]:
+def blocks(rows: np.ndarray, *, order: np.ndarray | None = None, name: str = "") -> Iterator[np.ndarray]:
     """Yields the rows in order, float64 [<= BLOCK, C].
 
     Args:
       rows: [n, C].
       order: int64 [m], positions of the rows that are wanted; None: all.
+      name: of the set, for messages.
 
     Raises:
       UserError: a value that is not finite.
     """
     for start in range(0, len(rows if order is None else order), BLOCK):
         part = slice(start, start + BLOCK)
-        yield finite(rows[part], start) if order is None else finite(rows[order[part]])
+        yield finite(rows[part], start, name) if order is None else finite(rows[order[part]], name=name)
 
 
-def finite(rows: np.ndarray, first: int = 0) -> np.ndarray:
-    """Converts rows to float64, the first of which has the position `first` in messages.
+def finite(rows: np.ndarray, first: int = 0, name: str = "") -> np.ndarray:
+    """Converts rows to float64, the first of which has the position `first` in messages, after the set's name.
 
     Raises:
       UserError: a value that is not finite.
@@ -66,5 +67,6 @@ def finite(rows: np.ndarray, first: int = 0) -> np.ndarray:
     good = np.isfinite(wide).all(axis=1)
     if not good.all():
         position = first + int(np.flatnonzero(~good)[0])
-        raise UserError(f"the features of image {position} are not finite: no metric of them exists")
+        label = f"{name}: " if name else ""
+        raise UserError(f"{label}the features of image {position} are not finite: no metric of them exists")
     return wide

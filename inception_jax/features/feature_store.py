@@ -20,11 +20,12 @@ class FeatureStore(contextlib.AbstractContextManager):
     """Keeps the features of one set: in one array, in files, or as mean and covariance alone.
 
     With a folder, each output is a file of float32 rows, written batch by batch: a process that ends between two
-    images loses at most a batch, and `done` says where to continue. Inside a `with` block, at whose end another process
-    may write to the folder.
+    images loses at most a batch, and `done` says where to continue. Outputs that are complete stay as they are when
+    others are added. Inside a `with` block, at whose end another process may write to the folder.
 
     Attributes:
       done: images whose features are complete.
+      incomplete: outputs whose rows are to be added.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class FeatureStore(contextlib.AbstractContextManager):
         Args:
           folder: of the files; None: the features are kept in memory.
           name: of the set: "real" or "fake"; of the files, too.
-          identity: images, network and input rule; features of another identity are refused.
+          identity: images, network and input rule; features of another identity are refused. "outputs": {output:
+            width}.
           count: images of the set, for which room is made in memory.
           only_moments: whether mean and covariance are enough: the rows are not kept. Without a folder only.
 
@@ -51,6 +53,7 @@ class FeatureStore(contextlib.AbstractContextManager):
         """
         self.done = 0
         self._folder = None if folder is None else Path(folder)
+        self.incomplete = list(identity["outputs"])
         self._name, self._count, self._only_moments = name, count, only_moments and folder is None
         self._rows: dict[str, np.ndarray] = {}
         self._moments: dict[str, Moments] = {}
@@ -78,32 +81,39 @@ class FeatureStore(contextlib.AbstractContextManager):
                         f"--cache={folder}: another process writes the features of the {self._name} images there; wait "
                         "for it, or give another folder"
                     )
-            if record.exists():
-                self._check(record, identity)
-            else:
-                record.write_text(json.dumps(identity, indent=2))
+            stored = self._read(record, identity) if record.exists() else {}
+            outputs = stored.get("outputs", {}) | identity["outputs"]
+            if stored != (whole := identity | {"outputs": outputs}):
+                record.write_text(json.dumps(whole, indent=2))
         except OSError as error:
             raise write_error(folder, error) from None
-        counts = []
+        counts = {}
         for output, width in identity["outputs"].items():
             path = self._path(output)
-            counts.append(path.stat().st_size // (4 * width) if path.exists() else 0)
-        self.done = min(counts)
-        for output, width in identity["outputs"].items():  # a batch that was cut off is written again
+            counts[output] = path.stat().st_size // (4 * width) if path.exists() else 0
+        self.done = min(counts.values())
+        self.incomplete = [output for output, count in counts.items() if count < self._count]
+        for output in self.incomplete:  # a batch that was cut off is written again
             if self._path(output).exists():
-                os.truncate(self._path(output), self.done * width * 4)
+                os.truncate(self._path(output), self.done * identity["outputs"][output] * 4)
 
-    def _check(self, record: Path, identity: dict[str, Any]) -> None:
+    def _read(self, record: Path, identity: dict[str, Any]) -> dict[str, Any]:
+        """Reads what the features in the folder are of, and compares it with what is wanted."""
         try:
             stored = dict(json.loads(record.read_text()))
-        except (ValueError, TypeError):
+            widths = dict(stored["outputs"])
+        except (ValueError, TypeError, KeyError):
             raise UserError(f"{record}: damaged; delete the folder, or give another --cache") from None
         for key, value in identity.items():
-            if stored.get(key) != value:
+            known = stored.get(key)
+            if key == "outputs":  # others may be there, or be added
+                known = {output: widths.get(output, width) for output, width in value.items()}
+            if known != value:
                 raise UserError(
-                    f"{record}: these are features of other {key} ({stored.get(key)}, now {value}); give another "
+                    f"{record}: these are features of other {key} ({known}, now {value}); give another "
                     "--cache, or delete this one"
                 )
+        return stored
 
     def _path(self, output: str) -> Path:
         assert self._folder is not None

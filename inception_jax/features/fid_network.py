@@ -15,7 +15,7 @@ import numpy as np
 from inception_jax.data import images
 from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.evaluation import extraction
-from inception_jax.features import network_digest, resizing
+from inception_jax.features import image_sets, network_digest, resizing, statistics
 from inception_jax.models import packed_kernels
 from inception_jax.models.checks import ModelError
 from inception_jax.models.outputs import InceptionOutput
@@ -77,6 +77,22 @@ INPUT_RULES = {
 
 OWN = "own"
 
+OUTPUTS = ("pool", "spatial", "logits")
+"""What `FeatureNetwork.apply` computes."""
+
+
+def _pixels_in_range(pixels: jax.Array) -> jax.Array:
+    """Floating-point pixels, NaN where they are fractions that are at most 1; see `FeatureNetwork.apply`."""
+    is_wrong = (pixels.max() <= 1) & (pixels != jnp.round(pixels)).any()
+    if isinstance(is_wrong, jax.core.Tracer):
+        return jnp.where(is_wrong, jnp.asarray(jnp.nan, pixels.dtype), pixels)
+    if is_wrong:
+        raise UserError(
+            f"pixels: from {float(pixels.min()):.4g} to {float(pixels.max()):.4g}; 0 … 255 is needed: "
+            "features.quantize_on_device(images, (-1, 1), 'down') makes them of images in -1 … 1"
+        )
+    return pixels
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureNetwork:
@@ -100,6 +116,11 @@ class FeatureNetwork:
             )
 
     @property
+    def rule_name(self) -> str:
+        """The name of the input rule, as `--input` takes it."""
+        return self.rule.name if self.rule else OWN
+
+    @property
     def image_size(self) -> int:
         """Height and width of the input, in pixels."""
         return self.network.input.eval_image_size
@@ -109,13 +130,34 @@ class FeatureNetwork:
 
         Args:
           variables: `network.variables`.
-          pixels: [B, height, width, 3], RGB, uint8 or floating point in 0 … 255; resized here by the rule.
+          pixels: [B, height, width, 3], RGB, uint8 or floating point in 0 … 255, as `resizing.quantize_on_device` makes
+            them; resized here by the rule. Without a rule ("own"): uint8 of the network's image size.
           outputs: of "pool" (the endpoint, [B, C]), "spatial" ([B, 17 * 17 * 7]) and "logits" (without the
             classifier's bias, [B, classes]).
 
         Returns:
-          {output: at least float32}.
+          {output: at least float32}. Inside a compiled function, where the numbers are not known, all are NaN of
+          fractions that are at most 1: those are images in 0 … 1 or -1 … 1.
+
+        Raises:
+          UserError: an unknown output, pixels of another shape or dtype, or, outside of a compiled function, fractions.
         """
+        if isinstance(outputs, str) or not {*outputs} <= {*OUTPUTS}:
+            raise UserError(f"outputs: {outputs!r}; a sequence is needed, of {', '.join(OUTPUTS)}")
+        if pixels.ndim != 4 or pixels.shape[-1] != 3:
+            raise UserError(f"pixels: shape {pixels.shape}; [batch, height, width, 3] is needed")
+        if self.rule is None and (pixels.dtype, *pixels.shape[1:3]) != (np.uint8, self.image_size, self.image_size):
+            raise UserError(
+                f"pixels: {pixels.dtype}{list(pixels.shape)}; with --input=own uint8 of {self.image_size} x "
+                f"{self.image_size} pixels are needed; feature_network(network, 'pytorch-fid') takes others"
+            )
+        if jnp.issubdtype(pixels.dtype, jnp.floating):
+            pixels = _pixels_in_range(pixels)
+        elif pixels.dtype != np.uint8:
+            raise UserError(f"pixels: {pixels.dtype}; uint8 is needed, or floating point in 0 … 255")
+        return self._features(variables, pixels, outputs)
+
+    def _features(self, variables: Any, pixels: jax.Array, outputs: Sequence[str]) -> dict[str, jax.Array]:
         if self.rule is None:
             inputs = preprocess.preprocess(
                 pixels, normalization=self.network.input.normalization, dtype=self.network.input.dtype
@@ -125,7 +167,9 @@ class FeatureNetwork:
             dtype = self.network.input.dtype
             wide = resized.astype(np.promote_types(resized.dtype, dtype))  # a network in float64 sees no other rounding
             inputs = ((wide - self.rule.mean) / self.rule.scale).astype(dtype)
-        output = cast(InceptionOutput, self.network.model.apply(variables, inputs, train=False))
+        # Otherwise float32 is TF32 on a GPU and one pass of bfloat16 on a TPU.
+        with jax.default_matmul_precision("highest"):
+            output = cast(InceptionOutput, self.network.model.apply(variables, inputs, train=False))
         return {name: self._output(name, output, variables) for name in outputs}
 
     def _output(self, name: str, output: InceptionOutput, variables: Any) -> jax.Array:
@@ -217,7 +261,7 @@ class FeatureNetwork:
         devices = self.network.devices
 
         def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
-            return {}, self.apply(variables, batch["image"], outputs)
+            return {}, self._features(variables, batch["image"], outputs)
 
         def compile_program() -> Any:
             shape = devices.abstract_batch(batch_size, self.image_size)["image"]
@@ -228,6 +272,30 @@ class FeatureNetwork:
             return devices.compile_eval(step, self.network.variables, {"image": shape}, prepares=prepares)
 
         return self._programs.get((batch_size, outputs), compile_program)
+
+    def read_statistics(self, path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+        """Reads a file of statistics, which are compared with features of this network.
+
+        Args:
+          path: the .npz file, of `score --statistics`, or of a tool that names no network.
+
+        Returns:
+          (mu, sigma), of as many features as the endpoint has.
+
+        Raises:
+          UserError: as `statistics.read_statistics`; or the statistics are of another input rule, network or endpoint.
+        """
+        mu, sigma = statistics.read_statistics(path)
+        rule, network = image_sets.read_origin(os.fspath(path))
+        width = self.widths(["pool"])["pool"]
+        if rule not in (None, self.rule_name):
+            raise UserError(f"{path}: its statistics are of --input={rule}, and this network is of {self.rule_name}")
+        if network not in (None, self.digest()) or len(mu) != width:
+            raise UserError(
+                f"{path}: its statistics are of another network (weights, endpoint, dtype and image size: {network}, "
+                f"{len(mu):,} features) than this one ({self.digest()}, {width:,})"
+            )
+        return mu, sigma
 
     def digest(self) -> str:
         """`network_digest.digest`: features with the same digest can be compared."""
@@ -255,4 +323,5 @@ def feature_network(
         raise UserError(f"--input={rule}: {must_be_one_of(rule, [*INPUT_RULES, OWN])}")
     if endpoint is not None:
         extraction.feature_shapes(network, [endpoint])  # an error has the nearest name
+        endpoint = extraction.own_name(network, endpoint)
     return FeatureNetwork(network, INPUT_RULES.get(rule), endpoint or extraction.last_endpoint(network))

@@ -84,9 +84,13 @@ class MeasuredSet:
         """The features of an output.
 
         Raises:
-          UserError: only statistics are there.
+          UserError: only statistics are there, or features of another output.
         """
         if output not in self.rows:
+            if self.rows:
+                raise UserError(
+                    f"{metric}: it needs the {self.name} images; a file of features is given, without {output}"
+                )
             raise UserError(
                 f"{metric}: it needs the {self.name} images or their features; a file of statistics is given"
             )
@@ -178,6 +182,8 @@ def measure(
     """
     found = MeasuredSet(role, images.count, {}, {key: value for key, value in images.statistics.items()})
     if images.features is not None:
+        for _ in feature_rows.blocks(images.features, name=images.name):
+            pass  # a value that is not finite is an error
         found.rows["pool"] = images.features
     missing, needs_rows = missing_outputs(images, role, metrics, options)
     if not missing:
@@ -195,7 +201,9 @@ def measure(
     few = images.count <= min(widths.values())
     with FeatureStore(cache, role, identity, images.count, only_moments=not (needs_rows or few)) as store:
         if store.done < images.count:
-            for batch in network.rows(images.read, store.done, images.count, missing, options.batch_size):
+            for batch in network.rows(images.read, store.done, images.count, store.incomplete, options.batch_size):
+                for rows in batch.values():
+                    feature_rows.finite(rows, store.done, images.name)
                 store.add(batch)
                 progress(role, store.done, images.count)
     for output in missing:

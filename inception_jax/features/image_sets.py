@@ -22,7 +22,7 @@ from inception_jax.features.statistics import MAX_FEATURES
 
 DATASET = "dataset:"
 _CHUNK = 1 << 24  # bytes
-_MOST_TEXT = 4096  # bytes
+_MOST_TEXT = 1 << 16  # bytes
 # What zipfile and NumPy raise of damaged files, of encrypted ones and of unknown compressions.
 _DAMAGES = (OSError, ValueError, TypeError, EOFError, SyntaxError, RuntimeError, KeyError, MemoryError, OverflowError,
             zipfile.BadZipFile, zlib.error)  # fmt: skip
@@ -42,8 +42,8 @@ class ImageSet:
       features: [count, C], where a file has features.
       statistics: {"pool": (mu, sigma), "spatial": (mu, sigma)}, where a file has statistics.
       identity: changes where the images are others.
-      input: the input rule of statistics that `score` or `extract` wrote; None: not known.
-      network: `network_digest.digest` of the network of such statistics; None: not known.
+      input: the input rule of statistics or features that `score` or `extract` wrote; None: not known.
+      network: `network_digest.digest` of the network of these; None: not known.
     """
 
     name: str
@@ -164,7 +164,13 @@ def _open_npz(name: str) -> ImageSet:
             network=_stored_text(name, "network", names),
         )
     found = _of_array(f"{name}: {one_line(chosen)}", _load_member(name, chosen), name)
-    return dataclasses.replace(found, name=name, statistics=statistics)
+    return dataclasses.replace(
+        found,
+        name=name,
+        statistics=statistics,
+        input=_stored_text(name, "input", names),
+        network=_stored_text(name, "network", names, chosen),
+    )
 
 
 def _load_statistics(name: str, suffix: str) -> tuple[np.ndarray, np.ndarray]:
@@ -187,21 +193,30 @@ def _stored_count(name: str, names: list[str]) -> int | None:
     return int(value) if value.ndim == 0 and value.dtype.kind in "iu" else None
 
 
-def read_network(name: str) -> str | None:
-    """The `network_digest.digest` that a file of statistics names; None: a tool that names none wrote the file.
+def read_origin(name: str) -> tuple[str | None, str | None]:
+    """The input rule and the `network_digest.digest` that a file of statistics names.
 
     Args:
       name: of an .npz file, which `statistics.read_statistics` has read.
+
+    Returns:
+      Each is None where a tool that names none wrote the file.
     """
     with zipfile.ZipFile(name) as archive:
-        return _stored_text(name, "network", [member.removesuffix(".npy") for member in archive.namelist()])
+        names = [member.removesuffix(".npy") for member in archive.namelist()]
+    return _stored_text(name, "input", names), _stored_text(name, "network", names)
 
 
-def _stored_text(name: str, key: str, names: list[str]) -> str | None:
-    """A text that `--statistics` writes beside the statistics; None: another tool wrote the file."""
+def _stored_text(name: str, key: str, names: list[str], endpoint: str | None = None) -> str | None:
+    """A text that `--statistics` writes beside the statistics; None: another tool wrote the file.
+
+    `extract` writes one for each endpoint, in rows of an endpoint's name and its text.
+    """
     if key not in names:
         return None
     value = _load_member(name, key, _MOST_TEXT)
+    if value.ndim == 2 and value.shape[1] == 2 and value.dtype.kind == "U":
+        return dict(value.tolist()).get(endpoint)
     return str(value) if value.ndim == 0 and value.dtype.kind == "U" else None
 
 

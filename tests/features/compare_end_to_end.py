@@ -34,7 +34,7 @@ def our_numbers(dtype, tool, network, sets, programs):
     """{metric: value} of ours, with a tool's input rule; `programs` are shared by rules with one normalization."""
     metrics = ["fid", "kid"]
     if tool == "torch-fidelity":
-        metrics += ["is", "precision", "recall", "density", "coverage"] + ["sfid"] * (dtype == "float32")
+        metrics += ["is", "precision", "recall", "density", "coverage", "sfid"]
     rule = fid_network.FeatureNetwork(network, fid_network.INPUT_RULES[tool], "global_pool")
     vars(rule)["_programs"] = programs.setdefault(rule.rule.scale, Programs())
     options = generative_metrics.Options(splits=inputs.SPLITS, batch_size=10, **inputs.KID)

@@ -174,7 +174,7 @@ def metric_numbers(tool, real, fake, full):
     return {name: float(value) for name, value in found.items()}
 
 
-def other_numbers(real, fake, full):
+def other_numbers(real, fake):
     """Of torch-fidelity's features: density and coverage by prdc, sFID and Inception Score by ADM's definitions."""
     import prdc
     import scipy.linalg
@@ -183,10 +183,9 @@ def other_numbers(real, fake, full):
     found = {"prdc": {name: float(near[name]) for name in ("density", "coverage")}}
     p = scipy.special.softmax(fake["logits"].astype(np.float64), axis=1)
     found["ADM"] = {"is_whole": float(np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()))}
-    if full:
-        (m1, s1), (m2, s2) = ((rows.mean(0), np.cov(rows, rowvar=False)) for rows in (real["spatial"], fake["spatial"]))
-        root = scipy.linalg.sqrtm(s1 @ s2)
-        found["ADM"]["sfid"] = float((m1 - m2) @ (m1 - m2) + np.trace(s1) + np.trace(s2) - 2 * np.trace(root.real))
+    (m1, s1), (m2, s2) = ((rows.mean(0), np.cov(rows, rowvar=False)) for rows in (real["spatial"], fake["spatial"]))
+    root = scipy.linalg.sqrtm(s1 @ s2)
+    found["ADM"]["sfid"] = float((m1 - m2) @ (m1 - m2) + np.trace(s1) + np.trace(s2) - 2 * np.trace(root.real))
     return found
 
 
@@ -239,7 +238,7 @@ def run_tools(weights, folder):
                 pair = [rows[tool, name] for name in sets]
                 found = {tool: metric_numbers(tool, *pair, full=dtype == "float32")}
                 if tool == "torch-fidelity":
-                    found |= other_numbers(*pair, full=dtype == "float32")
+                    found |= other_numbers(*pair)
                 record.write_text(json.dumps(found))
             numbers[dtype] |= json.loads(record.read_text())
             print(record.read_text(), f"{time.process_time() - begin:.0f} CPU-s", flush=True)

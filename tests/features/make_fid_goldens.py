@@ -63,6 +63,7 @@ def metric_numbers():
     import torchmetrics.image.kid
     from cleanfid import fid as clean
     from pytorch_fid import fid_score
+    from sklearn.linear_model import LinearRegression
     from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
     real, fake, logits = features(80, 60, 16)
@@ -75,6 +76,12 @@ def metric_numbers():
     balls = metric_prc.prc_features_to_metric(tensors[1], tensors[0], prc_neighborhood=3, verbose=False)
     statistics = [{"mu": mu, "sigma": sigma} for mu, sigma in moments]
     near = prdc.compute_prdc(real_features=real, fake_features=fake, nearest_k=5)
+    # FID-infinity by its authors' rule: FIDs of the first images after a shuffle, and a line through them.
+    shuffle, counts, distances = np.random.RandomState(2020), np.linspace(30, 60, 15).astype(int), []
+    for count in counts:
+        rows = fake[shuffle.permutation(60)[:count]]
+        distances.append(fid_score.calculate_frechet_distance(rows.mean(0), np.cov(rows, rowvar=False), *moments[0]))
+    line = LinearRegression().fit(1 / counts.reshape(-1, 1), distances)
     covariances = [torch.from_numpy(sigma) for _, sigma in moments]
     return {
         "pytorch-fid": {"fid": fid_score.calculate_frechet_distance(*moments[0], *moments[1])},
@@ -100,6 +107,7 @@ def metric_numbers():
             "kid_of_60": float(torchmetrics.image.kid.poly_mmd(tensors[0][:60], tensors[1])),
         },
         "prdc": {name: float(near[name]) for name in ("density", "coverage")},
+        "scikit-learn": {"fid_infinity": float(line.intercept_)},
     }
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -36,7 +37,7 @@ def test_metrics_of_the_same_features():
             for rows, role in ((real, "real"), (fake, "fake"))]  # fmt: skip
     sets[1].rows["logits"] = logits
     options = generative_metrics.Options(kid_subsets=10, kid_subset_size=40, splits=4)
-    names = [name for name in generative_metrics.METRICS if name not in ("sfid", "fid_infinity")]
+    names = [name for name in generative_metrics.METRICS if name != "sfid"]
     ours = generative_metrics.compute(*sets, names, options)
     ours["kid_of_60"] = squared_mmd(real[:60], fake)
     compared = 0
@@ -44,7 +45,7 @@ def test_metrics_of_the_same_features():
         for name, value in numbers.items():
             assert ours[name] == pytest.approx(value, rel=1e-6), (tool, name)
             compared += 1
-    assert compared == 14
+    assert compared == 15
 
 
 @pytest.mark.parametrize("name", resizing.RESIZES)
@@ -61,7 +62,7 @@ def test_resizes(name, arrays):
 
 
 def test_quantize_as_the_tools():
-    values = np.array([-0.1, 0, 0.1, 0.5, 0.999, 1, 2], np.float32)
+    values = np.array([-0.1, 0, 0.1, 0.5, 0.999, 1, 1.5], np.float32)
     assert resizing.quantize(values, (0, 1), "down").tolist() == [0, 0, 25, 127, 254, 255, 255]
     assert resizing.quantize(values, (0, 1), "nearest").tolist() == [0, 0, 26, 128, 255, 255, 255]
     assert resizing.quantize(values, (-1, 1), "down").tolist() == [114, 127, 140, 191, 254, 255, 255]
@@ -69,10 +70,45 @@ def test_quantize_as_the_tools():
         lambda: resizing.quantize(values, (1, 0), "down"),
         lambda: resizing.quantize(values, (0, 1), "up"),
         lambda: resizing.quantize(values * np.nan, (0, 1), "down"),
+        lambda: resizing.quantize(values.astype(np.uint8), (0, 1), "down"),
+        lambda: resizing.quantize_on_device(values.astype(np.uint8), (0, 1), "down"),
         lambda: resizing.resize(values, 1, "x"),
     ):
         with pytest.raises(UserError):
             wrong()
+
+
+def test_quantize_on_device_and_of_bfloat16():
+    """The host's bytes; bfloat16 has 8 bits, in which (x + 1) * 127.5 would be rounded, not cut."""
+    values = np.tanh(np.random.RandomState(0).standard_normal((64, 64))).astype(np.float32)
+    for dtype in (np.float32, jnp.bfloat16, np.float16):
+        images = values.astype(dtype)
+        expected = np.floor((images.astype(np.float64) + 1) * 127.5)
+        host = resizing.quantize(images, (-1, 1), "down")
+        device = jax.jit(lambda x: resizing.quantize_on_device(x, (-1, 1), "down"))(images)
+        assert host.dtype == np.uint8 and device.dtype == np.float32
+        np.testing.assert_array_equal(device, host)
+        # float32 rounds x + 1 before, as ADM's sampler does; 16 bits need no rounding there.
+        assert (host != expected).sum() <= 2 * (dtype == np.float32)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "named"), [(-1, 1, (0, 1)), (0, 255, (-1, 1)), (0, 255, (0, 1)), (-1, 1, (0, 255))]
+)
+def test_images_of_another_range_are_refused(low, high, named):
+    """Half of the values would be black, or all white. Values that lie a little outside, or a few, are cut."""
+    images = np.random.RandomState(0).uniform(low, high, (2, 8, 8, 3)).astype(np.float32)
+    device = jax.jit(resizing.quantize_on_device, static_argnums=(1, 2))
+    assert np.isfinite(device(images, (low, high), "nearest")).all()
+    if named == (0, 255):
+        assert device(images, named, "nearest").max() <= 1  # within it: they may be dark
+        return
+    with pytest.raises(UserError, match=r"% of the values lie far outside of the range \("):
+        resizing.quantize(images, named, "nearest")
+    assert np.isnan(device(images, named, "nearest")).all()
+    noise = np.random.RandomState(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
+    noise[0, 0, 0, 0] = 1e3
+    np.testing.assert_array_equal(device(noise, (-1, 1), "down"), resizing.quantize(noise, (-1, 1), "down"))
 
 
 class Network:
@@ -133,4 +169,4 @@ def test_end_to_end():
                 least = 5e-6 if tool == "torchmetrics" else 0
                 assert ours == pytest.approx(theirs, rel=max(tolerance, least)), (dtype, tool, name)
                 compared += 1
-    assert compared == 35
+    assert compared == 36

@@ -64,7 +64,8 @@ def test_every_example_in_order_by_the_command(trained, by_hand, small_run, run_
     batch = images_of(trained)
     expected = by_hand(batch["image"])
     with np.load(output, allow_pickle=False) as found:
-        assert list(found) == ["index", "label", "Mixed_3b", "pool5", "logits"]
+        assert list(found) == ["index", "label", "Mixed_3b", "pool5", "logits", "input", "network"]
+        assert [name for name, _ in found["network"]] == ["Mixed_3b", "pool5", "logits"]
         assert found["index"].tolist() == list(range(40))
         np.testing.assert_array_equal(found["label"], batch["label"])
         assert found["Mixed_3b"].shape == (40, 4, 4, expected.endpoints["inception_3a"].shape[-1])

@@ -10,14 +10,15 @@ import textwrap
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inception_jax import command_line, score
+from inception_jax import command_line, extract, score
 from inception_jax.data import digits
 from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network
-from inception_jax.features import fid_network, frechet_estimates, generative_metrics, image_sets
+from inception_jax.features import fid_network, frechet_estimates, generative_metrics, image_sets, resizing
 from inception_jax.features.feature_store import FeatureStore
 from inception_jax.features.maximum_mean_discrepancy import kernel_distance
 from inception_jax.models.inception_v1 import MODULES
@@ -169,6 +170,101 @@ def test_statistics_arrays_and_features_give_the_same_distance(loaded, capsys, t
     alone = printed(capsys, str(fake), "--metrics=is", "--splits=1")
     assert 1 < alone["is"] <= 10 and "fid" not in alone
     assert alone["notes"][0].startswith("is of 40 images is biased downward")
+
+
+def test_pixels_in_a_training_loop(network):
+    """What would be features of grey images, or of another output, is an error, or NaN where numbers are not known."""
+    with pytest.raises(UserError, match=r"pixels: uint8\[2, 9, 9, 3\]; with --input=own uint8 of 32 x 32 pixels"):
+        network.apply(network.network.variables, np.zeros((2, 9, 9, 3), np.uint8))
+    network = fid_network.feature_network(network.network, "pytorch-fid")
+    apply = jax.jit(network.apply, static_argnums=2)
+    variables, samples = network.network.variables, jax.random.uniform(jax.random.key(0), (2, 9, 9, 3), minval=-1)
+    pixels = resizing.quantize_on_device(samples, (-1, 1), "down")
+    found = apply(variables, pixels, ("pool", "logits"))
+    as_bytes = network.apply(variables, pixels.astype(np.uint8), ("pool",))["pool"]
+    np.testing.assert_allclose(found["pool"], as_bytes, rtol=1e-5, atol=1e-6)
+    for black in (pixels * 0, (pixels > 127).astype(np.float32)):  # whole numbers: a generator that has collapsed
+        assert np.isfinite(apply(variables, black, ("pool",))["pool"]).all()
+    for wrong in (samples, (samples + 1) / 2, samples.astype(jnp.bfloat16)):
+        assert all(np.isnan(rows).all() for rows in apply(variables, wrong, ("pool", "logits")).values())
+        with pytest.raises(UserError, match=r"pixels: from .* to .*; 0 … 255 is needed: features.quantize_on_device"):
+            network.apply(variables, wrong)
+    for images, outputs, message in (
+        (pixels.astype(np.int8), ("pool",), "pixels: int8; uint8 is needed"),
+        (pixels.transpose(0, 3, 1, 2), ("pool",), r"pixels: shape \(2, 3, 9, 9\); \[batch, height, width, 3\]"),
+        (pixels[0], ("pool",), r"pixels: shape \(9, 9, 3\)"),
+        (pixels, ("pol",), r"outputs: \('pol',\); a sequence is needed, of pool, spatial, logits"),
+        (pixels, "pool", "outputs: 'pool'; a sequence is needed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            apply(variables, images, outputs)
+
+
+def test_features_are_computed_in_full_float32(network):
+    """By default a GPU rounds the operands of convolutions to TF32, and a TPU to bfloat16."""
+    pixels = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
+    text = jax.jit(network.apply, static_argnums=2).lower(network.network.variables, pixels, ("logits",)).as_text()
+    products = [
+        line for line in text.splitlines() if "stablehlo.convolution" in line or "stablehlo.dot_general" in line
+    ]
+    assert len(products) > 5 and all("HIGHEST" in line for line in products)
+
+
+def test_a_cache_takes_further_metrics(loaded, network, capsys, tmp_path, monkeypatch):
+    """Outputs that are complete are not computed again; of some the features alone are read."""
+    fake, cache = folder_of(tmp_path / "fake", 8), tmp_path / "cache"
+    arguments = ["dataset:digits#test[:8]", fake, f"--cache={cache}", "--batch_size=4", "--splits=1"]
+    first = printed(capsys, *arguments[:4], "--metrics=fid")
+    pool = (cache / "fake.pool.float32").stat()
+    asked, rows = [], type(network).rows
+    monkeypatch.setattr(type(network), "rows", lambda self, *given: asked.append(given[3]) or rows(self, *given))
+    both = printed(capsys, *arguments, "--metrics=fid,is")
+    assert both["fid"] == first["fid"] and asked == [["logits"]]
+    assert (cache / "fake.pool.float32").stat() == pool and (cache / "fake.logits.float32").stat().st_size == 4 * 80
+    assert printed(capsys, *arguments, "--metrics=is")["is"] == both["is"] and len(asked) == 1
+    (cache / "fake.logits.float32").write_bytes(b"\0" * 4 * 10 * 3)  # interrupted
+    assert printed(capsys, *arguments[:4], "--metrics=fid")["fid"] == first["fid"] and len(asked) == 1
+    printed(capsys, *arguments, "--metrics=is")
+    assert asked[1:] == [["logits"]]
+
+
+def test_features_of_another_network_are_refused(loaded, network, small_run, capsys, tmp_path):
+    """Files of `extract` name it, as files of statistics do, whose reader in a loop knows it, too."""
+    images, output = folder_of(tmp_path / "images", 6), str(tmp_path / "features.npz")
+    assert extract.main([f"--workdir={small_run}", "--endpoints=AvgPool_0a_7x7", f"--output={output}", images]) == 0
+    capsys.readouterr()
+    with np.load(output) as file:
+        known = {name: file[name] for name in file.files if name != "file"}
+    run = fid_network.feature_network(trained_network.load_run(small_run), endpoint="AvgPool_0a_7x7")
+    assert (
+        known["network"].tolist() == [["AvgPool_0a_7x7", run.digest()]]
+        and known["input"] == "own"
+        and run.endpoint == "pool5"
+    )
+    assert printed(capsys, output, output)["fid"] == 0
+    with pytest.raises(UserError, match=r"features\.npz: its features are of another network .* than the images \("):
+        score.main([output, images])
+    other = str(tmp_path / "other.npz")
+    np.savez(other, **known | {"network": [["AvgPool_0a_7x7", "0" * 16]]})
+    with pytest.raises(UserError, match=rf"{output}: its features are of another network .* than {other} \("):
+        score.main([output, other])
+
+    file = str(tmp_path / "statistics.npz")
+    assert score.main([images, f"--statistics={file}"]) == 0
+    mu, sigma = network.read_statistics(file)
+    assert mu.shape == sigma.shape[:1] == (network.widths(["pool"])["pool"],)
+    with np.load(file) as found:
+        known = {name: found[name] for name in found.files}
+    for change, message in (
+        ({"network": "0" * 16}, "are of another network"),
+        ({"input": "clean-fid"}, "are of --input=clean-fid, and this network is of own"),
+        ({"mu": mu[1:], "sigma": sigma[1:, 1:], "network": known["network"]}, f"{len(mu) - 1} features"),
+    ):
+        np.savez(file, **known | change)
+        with pytest.raises(UserError, match=message):
+            network.read_statistics(file)
+    np.savez(file, mu=mu, sigma=sigma)  # another tool's
+    assert len(network.read_statistics(file)[0]) == len(mu)
 
 
 def test_what_a_reader_must_know_is_said(loaded, capsys, tmp_path):
