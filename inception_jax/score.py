@@ -12,6 +12,8 @@ from inception_jax.progress_line import ProgressLine
 from inception_jax.ranges import MAX_BATCH
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from inception_jax.features.fid_network import FeatureNetwork
     from inception_jax.features.generative_metrics import MeasuredSet
     from inception_jax.features.image_sets import ImageSet
@@ -165,7 +167,7 @@ def _run(arguments: ArgumentParser, flags: argparse.Namespace, metrics: tuple[st
         return _write_statistics(flags, measured[0], metrics, network)
     real, fake = measured[0], measured[-1]
     found = generative_metrics.compute(real, fake, metrics, options)
-    notes = metric_notes.notes(real, fake, metrics, found)
+    notes = [*metric_notes.notes(real, fake, metrics, found), *_notes_of_origin(sets, metrics, network)]
     _print(flags, network, sets, metrics, found, notes)
     return 0
 
@@ -229,6 +231,18 @@ def _check_inputs(sets: list[ImageSet], network: FeatureNetwork | None) -> None:
             raise UserError(
                 f"{first.name}: its {_content(first)} are of another network (weights, endpoint, dtype and image size: "
                 f"{known}) than {name} ({digest}); make them anew with this --network and --endpoint"
+            )
+
+
+def _notes_of_origin(sets: list[ImageSet], metrics: tuple[str, ...], network: FeatureNetwork | None) -> Iterator[str]:
+    """Yields what is not known of statistics and features that another tool wrote, and images are compared with."""
+    by_statistics = {"fid", "sfid", "fid_infinity"} & {*metrics}
+    for one in sets:
+        used = one.features is not None or (one.statistics and by_statistics)
+        if network is not None and used and not (one.input and one.network):
+            yield (
+                f"{one.name}: its {_content(one)} do not say their input and network; they must be of "
+                f"--input={network.rule_name} and this network"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -231,7 +232,7 @@ def compute(
       "kid_subset_size", "fid_slope"; with `bootstrap`, "METRIC_error" and "METRIC_interval" [low, high]}.
 
     Raises:
-      UserError: a set lacks what a metric needs, has too few images, or values that are not finite.
+      UserError: a set lacks what a metric needs, has too few images, or values that are not finite or too large.
     """
     found: dict[str, Any] = {}
     pairs: dict[str, Any] = {}
@@ -257,6 +258,8 @@ def compute(
             if key not in pairs:
                 pairs[key] = _neighbors(key, real.features(output, name), fake.features(output, name), options)
             found[name] = getattr(pairs[key], name)
+        if not math.isfinite(found[name]):
+            raise UserError(f"{name}: {found[name]}: the features are too large for float64")
     if options.bootstrap:
         found |= _intervals(real, fake, metrics, found, options)
     return found

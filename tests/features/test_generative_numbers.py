@@ -185,6 +185,9 @@ def test_bootstrap_error_is_that_of_many_draws():
 
 def test_wrong_features_are_said():
     real, fake = two_sets()
+    sets = [MeasuredSet(name, len(rows), {"pool": rows * 1e60}, {}) for name, rows in (("real", real), ("fake", fake))]
+    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(UserError, match="kid: nan: the features are too"):
+        generative_metrics.compute(*sets, ["kid"])
     broken = fake.copy()
     broken[7, 2] = math.nan
     to_statistics = frechet_estimates.distance_to_statistics

@@ -155,9 +155,12 @@ def test_statistics_arrays_and_features_give_the_same_distance(loaded, capsys, t
     for other, named in ((fake, "the images"), (statistics, r".*statistics\.npz")):
         with pytest.raises(UserError, match=rf"other\.npz: its statistics are of another network .* than {named} \("):
             score.main([str(tmp_path / "other.npz"), str(other)])
+    assert "do not say" not in str(printed(capsys, str(statistics), str(fake))["notes"])
     del known["network"]
     np.savez(tmp_path / "older.npz", **known)
-    assert printed(capsys, str(tmp_path / "older.npz"), str(fake))["fid"] == pytest.approx(distance, rel=1e-5)
+    older = printed(capsys, str(tmp_path / "older.npz"), str(fake))
+    assert older["fid"] == pytest.approx(distance, rel=1e-5) and older["network"]
+    assert "older.npz: its statistics do not say their input and network; they must be of" in older["notes"][-1]
     found = printed(capsys, str(tmp_path / "adm.npz"), str(fake), "--metrics=fid,kid")
     assert found["fid"] == pytest.approx(distance, rel=1e-5)
     rows = {name: network.network.features(list(images), network.endpoint)[network.endpoint]
