@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from inception_jax import benchmark
-from inception_jax.benchmarks import hardware, memory, program_summary, topologies
+from inception_jax.benchmarks import hardware, memory, program_summary, topologies, weak_scaling
 from inception_jax.models import inception_v1, lrn, pooling, registry
 from inception_jax.models.blocks import Mixed
 from inception_jax.models.heads import AuxHeadV1
@@ -155,6 +155,16 @@ def make_table(output: Path) -> str:
         ]
         rows += [_step_row(content, kind) for content in steps for kind in ("train", "inference") if kind in content]
         sections.append("Whole steps, bfloat16, per device:\n\n" + _markdown(rows, 2))
+    if rows := _scaling_rows(steps):
+        head = (
+            "training step",
+            "device",
+            "bound ms",
+            "all-reduce MB",
+            *(f"{count:,}" for count in weak_scaling.COUNTS),
+        )
+        title = "Efficiency on that many devices, in per cent of one device's speed, predicted"
+        sections.append(f"{title}:\n\n" + _markdown([head, *rows], 2))
     return "\n\n".join(sections) + "\n"
 
 
@@ -194,6 +204,27 @@ def _step_row(content: dict[str, Any], kind: str) -> tuple[str, ...]:
     )
 
 
+def _scaling_rows(steps: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows for the models that were compiled for several devices, which have the bytes of the all-reduces.
+
+    A chip for which a model was compiled for one device alone takes another chip's bytes: those of the gradients.
+    """
+    compiled = {content["task"]["model"]: content for content in steps if content["task"]["devices"] > 1}
+    rows = []
+    for content in steps:
+        model, name = content["task"]["model"], content["topology"]["name"]
+        chip = name.partition(":")[0]
+        own = compiled.get(model)
+        if own is None or (content["task"]["devices"] == 1 and own["topology"]["name"].startswith(chip)):
+            continue
+        reductions = [row["bytes"] for row in own["train"]["program"]["collectives"] for _ in range(row["runs"])]
+        seconds = content["train"]["program"]["seconds"]
+        predicted = weak_scaling.predict(seconds, reductions, weak_scaling.LINKS[chip])
+        efficiencies = [f"{100 * row['efficiency']:.1f}" for row in predicted]
+        rows.append((model, name, f"{1e3 * seconds:.1f}", f"{sum(reductions) / 1e6:.1f}", *efficiencies))
+    return rows
+
+
 def main() -> None:
     """Compiles what the flags name, writes JSON files, and the table of all that are there."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -212,7 +243,7 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         content = {"topology": topology.name, "compiler": topology.compiler, "jax": jax.__version__, "pieces": rows}
         file = flags.output / f"{flags.topology.replace(':', '_')}_pieces.json"
-        for name in flags.piece or PIECES:
+        for name in flags.piece or (PIECES if len(topology.devices) == 1 else ()):
             print(f"… {name} for {topology.name}", file=sys.stderr, flush=True)
             rows.append(describe_piece(name, topology, flags.batch))
             file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
