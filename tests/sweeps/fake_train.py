@@ -39,6 +39,7 @@ def main(arguments):
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     given = dict(word.removeprefix("--").removeprefix("config.").split("=", 1) for word in arguments[split + 1 :])
     workdir = Path(given["workdir"])
+    (workdir / "arguments.json").write_text(json.dumps(arguments[split + 1 :]))
     behaviour = json.loads(Path(os.environ["FAKE_TRAIN"]).read_text())
     held = open(workdir / "lock", "a+")
     try:

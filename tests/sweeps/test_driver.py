@@ -7,7 +7,9 @@ import signal
 
 import pytest
 
+from inception_jax import command_line
 from inception_jax.errors import DiskFull, UserError
+from inception_jax.multihost import processes
 from inception_jax.sweeps import report_sections
 from inception_jax.sweeps.study_files import read, write_table
 
@@ -29,6 +31,16 @@ def test_every_trial_is_what_its_process_came_to(study, sweep):
     assert all(trial.user_attrs["workdir"].endswith(f"{trial.number:04d}") for trial in study.stored().trials)
     assert [len(trial["starts"]) for trial in study.trials()] == [1] * 5, "none of these is worth a second try"
     assert [trial["starts"][0]["exit"] for trial in study.trials()] == [0, 2, 3, 5, 0]
+
+
+def test_a_trial_is_a_run_of_one_process_where_srun_started_the_drivers(study, sweep):
+    study.space(LIST.format(rates=[0.01]))
+    assert sweep("--pruner=none") == 0
+    arguments = command_line.parser("train", "")
+    command_line.add_processes(arguments)
+    given = json.loads((study.directory / "trials" / "0000" / "arguments.json").read_text())
+    flags, _ = arguments.parse_known_args(given)
+    assert processes.find_launch(flags, {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}) is None
 
 
 @pytest.mark.parametrize("act", [["kill", 3], ["exit", 3, 7], ["exit", 3, 8], ["exit", 3, 143], ["exit", 3, 1]])
