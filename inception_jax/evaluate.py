@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
     from inception_jax.evaluation import split_evaluation
     from inception_jax.multihost import processes
-    from inception_jax.training import host_devices, parallel
+    from inception_jax.training import host_devices, parallel, restore
 
     request = split_evaluation.Request(
         flags.split, flags.weights, command_line.step(flags.step), flags.exclude, flags.labels, flags.save_predictions
@@ -48,6 +48,7 @@ def main(argv: list[str]) -> int:
     if launch is None and flags.devices != 1:
         host_devices.use_two()
     with processes.initialize(launch):
+        restore.refuse_unequal_settings()
         command_line.check_devices(flags.devices)
         split_evaluation.check_writable(flags.save_predictions)
         if flags.workdir:

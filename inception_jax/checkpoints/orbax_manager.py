@@ -111,9 +111,21 @@ def open_manager(directory: Path, preservation: LatestAndBest) -> ocp.Checkpoint
             lightweight_initialize=True,
             prevent_write_metrics=True,
             save_root_metadata=False,
+            async_options=ocp.options.AsyncOptions(barrier_sync_fn=_wait_unless_failed),
         ),
         handler_registry=handlers,
     )
+
+
+def _wait_unless_failed(*, key: str, timeout_ms: int) -> None:
+    """Orbax's barrier, for its background threads; where this process's save has failed, raises that error.
+
+    Orbax enters a barrier also where it leaves a block by an exception. The others come there 20 minutes later, when
+    they no longer wait for the files of this process.
+    """
+    if (error := sys.exc_info()[1]) is not None:
+        raise error
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def remove_deleted(directory: Path) -> None:
@@ -147,9 +159,9 @@ def check_disk_space(
       DiskFull: the file system has too little free space. (A quota is noticed only when it is exceeded.)
       UserError: the directory cannot be written. Both are raised on every process where process 0 has the problem.
     """
-    problem = _find_problem(directory, leaves, step, steps, free_space) if processes.is_first() else None
-    if processes.max_over_processes(int(problem is not None)):
-        raise problem or UserError(f"process 0 cannot save the checkpoint of step {step} in {directory}")
+    with processes.fail_together():
+        if processes.is_first() and (problem := _find_problem(directory, leaves, step, steps, free_space)):
+            raise problem
 
 
 def _find_problem(

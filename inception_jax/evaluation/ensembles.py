@@ -16,7 +16,7 @@ from inception_jax.evaluation.split_evaluation import Request
 from inception_jax.evaluation.split_predictions import SplitPredictions
 from inception_jax.multihost import processes
 from inception_jax.runs.result import write_result
-from inception_jax.training import data_setup, restore
+from inception_jax.training import data_setup
 
 
 def predict_split(recipe: ConfigDict, workdir: str, source: Dataset, request: Request) -> SplitPredictions:
@@ -46,7 +46,6 @@ def evaluate_ensemble(recipes: Mapping[str, ConfigDict], request: Request) -> di
     Returns:
       The result, with that of each member.
     """
-    restore.refuse_unequal_settings()
     source = split_evaluation.open_split(next(iter(recipes.values())), request)
     parts = [predict_split(recipe, workdir, source, request) for workdir, recipe in recipes.items()]
     return evaluate_predictions(parts, list(recipes), request)

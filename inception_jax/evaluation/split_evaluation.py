@@ -22,7 +22,7 @@ from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
 from inception_jax.runs import class_tables, data_record, environment, manifest, report
 from inception_jax.runs.result import fingerprint, write_result
-from inception_jax.training import data_setup, restore, warm_start
+from inception_jax.training import data_setup, warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,6 @@ def evaluate_run(
     Returns:
       (the result, the folder of its files).
     """
-    restore.refuse_unequal_settings()
     source = open_split(recipe, request)
     trained, run = load_network(recipe, checkpoint or workdir, source, request)
     if processes.is_first():

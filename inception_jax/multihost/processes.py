@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import collections
 import contextlib
 import dataclasses
 import glob
@@ -20,7 +21,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -28,7 +29,7 @@ import numpy as np
 from jax._src import clusters, distributed  # the client and the launchers' variables have no public name
 from jax.experimental import multihost_utils
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, shorten
 from inception_jax.multihost import heartbeat
 from inception_jax.multihost.peer_loss import ADVICE, as_peer_lost, lost_peers, one_line
 from inception_jax.multihost.peer_loss import PeerLost as PeerLost
@@ -201,7 +202,7 @@ def initialize(launch: Launch | None) -> Iterator[None]:
       launch: from `find_launch`; None does nothing.
 
     Raises:
-      UserError: the others cannot be reached.
+      UserError: the others cannot be reached, or have another number of devices.
       PeerLost: a collective failed inside.
     """
     if launch is None:
@@ -237,6 +238,7 @@ def initialize(launch: Launch | None) -> Iterator[None]:
     )
     monitor.start()
     try:
+        _refuse_unequal_devices()
         yield
         why = monitor.finish()
         if why:
@@ -265,6 +267,22 @@ def _redirect_stdout_of_libraries() -> None:
     original = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = RecordingStream(os.fdopen(original, "w", encoding=sys.stdout.encoding))
+
+
+def _refuse_unequal_devices() -> None:
+    """Refuses processes that do not have equally many devices: no collective of the host works between them.
+
+    Raises:
+      UserError: on all of them.
+    """
+    held = [count for _, count in sorted(collections.Counter(device.process_index for device in jax.devices()).items())]
+    if len({*held}) > 1:
+        error = UserError(
+            f"the processes 0 to {len(held) - 1} have {', '.join(map(str, held))} devices ({jax.default_backend()}); "
+            "each needs equally many (CUDA_VISIBLE_DEVICES chooses those of a process)"
+        )
+        error.on_all_processes = True
+        raise error
 
 
 @contextlib.contextmanager
@@ -335,6 +353,11 @@ def gather_bytes(content: bytes) -> list[bytes]:
     return [bytes(row[:length]) for row, length in zip(np.asarray(rows), lengths, strict=True)]
 
 
+def gather_names(names: Iterable[str]) -> set[str]:
+    """Returns the names that any process has, on every process."""
+    return set().union(*map(json.loads, gather_bytes(json.dumps([*names]).encode())))
+
+
 @contextlib.contextmanager
 def fail_together() -> Iterator[None]:
     """Makes the block fail on every process where it fails on one.
@@ -375,14 +398,23 @@ def check_equal(what: str, value: Any, remedy: str = "start all processes with t
       remedy: for the error.
 
     Raises:
-      UserError: it differs on some process.
+      UserError: it differs on some process; names the first entry that does, of a mapping.
     """
     values = gather_bytes(json.dumps(value, sort_keys=True).encode())
     odd = [index for index, other in enumerate(values) if other != values[0]]
     if odd:
-        error = UserError(f"{what} of process {odd[0]} differs from that of process 0: {remedy}")
+        entry = _name_difference(json.loads(values[0]), json.loads(values[odd[0]]))
+        error = UserError(f"{what} of process {odd[0]} differs from that of process 0: {remedy}{entry}")
         error.on_all_processes = True
         raise error
+
+
+def _name_difference(one: Any, other: Any, path: str = "") -> str:
+    """Names the first entry in which two mappings differ, with both values; "" where they are no mappings."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        name = next(name for name in sorted({*one, *other}) if one.get(name, one) != other.get(name, other))
+        return _name_difference(one.get(name), other.get(name), f"{path}.{name}" if path else name)
+    return f" ({path}: {shorten(repr(other), 60)}, not {shorten(repr(one), 60)})" if path else ""
 
 
 def _gather_ints(number: int) -> list[int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
-from inception_jax.runs.manifest import read
+from inception_jax.runs.manifest import read, versions
 
 DECIDING = (
     "jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable", "jax_random_seed_offset",
@@ -73,6 +73,21 @@ def describe() -> dict[str, Any]:
 def deciding_settings() -> dict[str, Any]:
     """Returns {name: value} of JAX's settings of `DECIDING`."""
     return {name: value for name, value in _settings().items() if name in DECIDING}
+
+
+def decides_programs() -> dict[str, Any]:
+    """Describes what must be the same on all processes of a run, which would otherwise compute different programs.
+
+    Returns:
+      {name: value} of versions, of JAX's settings, and of the flags of XLA and its libraries.
+    """
+    # A process may use other cores than another one: threads, and Python's patch, change no program.
+    found = {name: version for name, version in versions().items() if name != "python"} | _settings()
+    for name in _VARIABLES:
+        if "NPROC" not in name:
+            flags = os.environ.get(name, "").split()
+            found[name] = " ".join(flag for flag in flags if not flag.startswith(_HARMLESS_FLAGS))
+    return found
 
 
 def refuse_changed_settings(workdir: str | os.PathLike) -> None:

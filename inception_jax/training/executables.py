@@ -174,7 +174,7 @@ def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str
     excluded = {*_OUTSIDE_FIELDS, *step_numbers.fields(setup)}  # the numbers are arguments of the step
     return {
         "kind": kind,
-        "source": _source_digest(),
+        "source": source_digest(),
         "config": {
             path: value
             for path, value in config.items()
@@ -233,7 +233,7 @@ def _describe_leaf(leaf: Any) -> str:
 
 
 @functools.cache
-def _source_digest() -> str:
+def source_digest() -> str:
     """The SHA-256 of all Python files of this package, with their paths."""
     digest, root = hashlib.sha256(), Path(__file__).parents[1]
     for file in sorted(file for file in root.rglob("*.py") if file.is_file()):  # an editor's lock is a dangling link

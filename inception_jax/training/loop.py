@@ -73,10 +73,10 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
     """`train`, in a local workdir."""
     began = time.perf_counter()
     # Everything that a wrong config or wrong data can break is built and checked before anything is written.
+    restore.refuse_unequal_settings()
     config = Config(restore.choose_convolution(recipe, workdir))
     processes.check_equal("the config", config.to_dict())
     processes.check_equal("the files of config.extensions", extension_files.digests(config.extensions))
-    restore.refuse_unequal_settings()
     with processes.fail_together():
         setup = preflight.build_setup(config, workdir)
     processes.check_equal("the data", setup.data.identity, "all processes need the same files")
@@ -121,7 +121,7 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
             loss_limit=faults.loss_limit,
             batch_size=config.batch_size,
             max_corrupt=faults.max_corrupt,
-            explain_corrupt=lambda: explain_left_out(setup.data.train.left_out),
+            explain_corrupt=lambda: explain_left_out(processes.gather_names(setup.data.train.left_out)),
         )
 
         spent = {"wall_seconds": before, "startup_seconds": clock.totals()["wall_seconds"] - before}

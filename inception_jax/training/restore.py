@@ -26,7 +26,8 @@ from inception_jax.models.initialization import init_variables, trace_variables,
 from inception_jax.multihost import processes
 from inception_jax.runs import data_record, environment, goodput, lock, manifest, metric_files, remote_workdir
 from inception_jax.runs.data_record import CLASSES as CLASSES
-from inception_jax.training import paths, run_length, warm_start
+from inception_jax.runs.result import fingerprint
+from inception_jax.training import executables, paths, run_length, warm_start
 from inception_jax.training import state as states
 from inception_jax.training.compilation import forget_lowered_programs
 from inception_jax.training.early_stopping import BestEvaluation
@@ -69,14 +70,16 @@ def lock_workdir(workdir: str | os.PathLike) -> Iterator[Path]:
 
 
 def refuse_unequal_settings() -> None:
-    """Refuses processes of one run that have another version of JAX, or other settings of it, than process 0.
+    """Refuses processes of one run whose versions, settings of JAX, flags of XLA or code differ from process 0's.
 
     Raises:
       UserError: they would compute other numbers, or wait for each other forever.
     """
-    settings = [jax.__version__, environment.deciding_settings()]
-    remedy = "start all with the same versions and the same environment variables JAX_…"
-    processes.check_equal("JAX's version or settings", settings, remedy)
+    if jax.process_count() == 1:
+        return
+    remedy = "start all with the same versions and the same environment variables"
+    processes.check_equal("the environment", environment.decides_programs(), remedy)
+    processes.check_equal("the code of inception_jax", executables.source_digest(), "all need the same revision of it")
 
 
 def choose_convolution(recipe: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
@@ -280,9 +283,12 @@ def restore_or_start(
             keep_ema = setup.objective.ema_decay > 0
             state = states.create_on_host(restore_weights(setup, variables), setup.optimizer, keep_ema=keep_ema)
             forget_lowered_programs()
-        if setup.warm_start:
-            # The source may itself be in training: two processes may have read different checkpoints of it.
-            processes.check_equal("the weights of config.initialize", setup.warm_start.to_json())
+        if setup.devices.process_count > 1:
+            # Each has made its own: files of one path may differ, the source of a warm start may itself be in training,
+            # a recipe's network may draw other numbers, and the last bits depend on the kind of processor.
+            what = "the weights of config.initialize" if setup.warm_start else "the initial state"
+            made = {"source": setup.warm_start and setup.warm_start.to_json(), "values": fingerprint(state)[:16]}
+            processes.check_equal(what, made, "all processes need the same files, and processors of one kind")
         return setup.devices.replicate(state), {}
     return restored.state, restored.host
 

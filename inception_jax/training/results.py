@@ -78,8 +78,12 @@ def metric_rows(setup: Setup, evaluations: Mapping[str, Accumulator], step: int)
 
 
 def counted_metrics(evaluations: Mapping[str, Accumulator]) -> dict[str, float]:
-    """The metrics that choose the best checkpoint and reach a target: of the EMA weights if there are any, else raw."""
-    return (evaluations.get("ema") or evaluations["raw"]).result()
+    """The metrics that choose the best checkpoint and reach a target: of the EMA weights if there are any, else raw.
+
+    Of process 0, on all processes: a registered metric may draw random numbers, and the last bit of a sum depends on
+    the processor. Processes that decided by their own values would wait for each other forever.
+    """
+    return processes.broadcast_from_first((evaluations.get("ema") or evaluations["raw"]).result())
 
 
 def checkpoint_metrics(evaluations: Mapping[str, Accumulator]) -> dict[str, float] | None:

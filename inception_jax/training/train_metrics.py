@@ -30,7 +30,7 @@ def explain_left_out(names: Collection[str]) -> str:
     """Formats the end of an error about images that cannot be decoded: the distinct ones, and what to do.
 
     Args:
-      names: of the records that this process has left out since its start; empty where worker processes read them.
+      names: of the records that were left out since the start; empty where worker processes read them.
     """
     remedy = "replace or remove them, or raise it: each counts again whenever it is drawn, once or more in an epoch"
     if not names:

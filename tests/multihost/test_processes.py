@@ -15,11 +15,14 @@ import jax
 import numpy as np
 import pytest
 
+from inception_jax.checkpoints import orbax_manager
 from inception_jax.checkpoints.reading import load_variables
 from inception_jax.errors import UserError
 from inception_jax.evaluation import split_predictions
 from inception_jax.multihost import heartbeat, processes
+from inception_jax.runs import environment as environment_of_runs
 from inception_jax.runs.metric_files import read_rows
+from inception_jax.training import restore
 
 from ..xla_flags import QUICK_COMPILATION
 from . import moments_scenario
@@ -250,6 +253,83 @@ def test_processes_that_see_other_data_do_not_begin(start_command, arguments, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture(scope="module")
+def start_own(start_command, own_recipe):
+    """Starts two processes with a recipe of its own: that of `own_recipe`, some of whose lines are others."""
+
+    def start(folder, replaced, *more, devices=(1, 1)):
+        text = own_recipe.read_text()
+        for line, other in replaced.items():
+            assert line in text
+            text = text.replace(line, other)
+        recipe = folder / "mine.py"
+        recipe.write_text(f"import jax\n{text}")
+        shared = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2", f"--workdir={folder / 'run'}"]
+        shared += [f"--config={recipe}", "--heartbeat_timeout_seconds=10", "--config.logging.pictures=False", *more]
+        return [
+            start_command("train", *shared, f"--process_id={index}", environment=environment(count, JAX_ENABLE_X64="0"))
+            for index, count in enumerate(devices)
+        ]
+
+    return start
+
+
+def test_they_stop_early_together_where_a_metric_differs_between_them(start_own, tmp_path):
+    """On process 0 it becomes better and better, on the other one never. That one would leave, and 0 wait forever."""
+    metric = "return predictions.probabilities[:, 0].mean()"
+    better = "CALLS.append(1) or (0.1 + 0.01 * len(CALLS) if jax.process_index() == 0 else 0.5)"
+    fields = {"stop.patience": 2, "num_steps": 40, "evaluation.every_epochs": 1.0}
+    pair = start_own(
+        tmp_path,
+        {metric: f"return {better}", "def mean_confidence": "CALLS = []\n\n\ndef mean_confidence"},
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+    )
+    ends = [command.communicate(timeout=60) for command in pair]
+    assert [command.returncode for command in pair] == [0, 0], ends
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["best"]["evaluations"] == 5 and result["ended"] == "all steps are done"
+
+
+def test_weights_that_differ_between_them_do_not_begin(start_own, tmp_path):
+    """The weights of `config.initialize` pass the same check: each process reads its own file of that path."""
+    layer = "x = nn.Conv(self.features"
+    drawn = f'images = images + self.param("own", lambda key: jnp.float32(jax.process_index()))\n        {layer}'
+    pair = start_own(tmp_path, {layer: drawn})
+    for command in pair:
+        _, err = command.communicate(timeout=60)
+        assert command.returncode == 2, err
+        assert "the initial state of process 1 differs from that of process 0" in err and "(values: " in err
+    assert not (tmp_path / "run" / "checkpoints" / "12").exists()
+
+
+def test_unequal_numbers_of_devices_do_not_begin(start_own, tmp_path):
+    pair = start_own(tmp_path, {}, devices=(1, 2))
+    for command in pair:
+        _, err = command.communicate(timeout=60)
+        assert command.returncode == 2 and "the processes 0 to 1 have 1, 2 devices (cpu)" in err, err
+
+
+def test_a_save_that_fails_on_one_ends_both(start_own, tmp_path):
+    """In Orbax's thread, after the disk was looked at. Both would wait for 20 minutes."""
+    full = """
+from inception_jax.checkpoints import orbax_manager
+
+
+async def fail(path, text):
+    if jax.process_index() == 0:
+        raise OSError(28, "No space left on device")
+
+
+orbax_manager._write = fail
+"""
+    pair = start_own(tmp_path, {"import inception_jax\n": f"import inception_jax\n{full}"})
+    (_, err), (_, other) = (command.communicate(timeout=60) for command in pair)
+    assert [command.returncode for command in pair] == [6, 8], (err, other)
+    assert err.splitlines()[-1].startswith("error: the disk is full: no checkpoint of step ") and "Traceback" not in err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], result["exit_code"]) == ("failed", 6)
+
+
 def test_slurm_starts_an_evaluation(alone, start_command, tmp_path):
     """No flags: two tasks of `srun` find each other, and give and save what one process gives."""
     job = free_port() % 4096  # JAX takes the port from the job's number
@@ -393,6 +473,59 @@ def flags(**given):
         "heartbeat_timeout_seconds": 100,
     }
     return argparse.Namespace(**defaults | given)
+
+
+@pytest.fixture
+def second_process(monkeypatch):
+    """`second_process(answers)`: this process is the second of two; the first one sends `answers`, None: the same."""
+
+    def set_answers(*answers):
+        sent = iter(answers)
+
+        def gather_bytes(content):
+            answer = next(sent, None)
+            return [content if answer is None else json.dumps(answer).encode(), content]
+
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(processes, "gather_bytes", gather_bytes)
+
+    return set_answers
+
+
+def test_the_entry_that_differs_is_named(second_process):
+    second_process({"a": {"b": 1, "c": [2]}}, {"a": 1, "b": 2}, [1])
+    for mine, named in [
+        ({"a": {"b": 1, "c": [3]}}, r" \(a.c: \[3\], not \[2\]\)"),
+        ({"a": 1}, r" \(b: None, not 2\)"),
+        ([2], ""),
+    ]:
+        with pytest.raises(UserError, match=f"^it of process 1 differs from that of process 0: do this{named}$"):
+            processes.check_equal("it", mine, "do this")
+    second_process(["a.png"])
+    assert processes.gather_names({"b.png"}) == {"a.png", "b.png"}
+
+
+def test_processes_of_other_versions_flags_or_code_do_not_begin(second_process, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_one=1 --xla_force_host_platform_device_count=3 --xla_dump_to=/a")
+    mine = environment_of_runs.decides_programs()
+    assert mine["XLA_FLAGS"] == "--xla_one=1" and mine["jax_enable_x64"] is False and mine["flax"]
+    for name, value in [("XLA_FLAGS", ""), ("optax", "0.0.1"), ("jax_enable_x64", True)]:
+        second_process(mine | {name: value})
+        with pytest.raises(UserError, match=f"the environment of process 1 differs .*\\({name}: "):
+            restore.refuse_unequal_settings()
+    second_process(None, "another digest")
+    with pytest.raises(UserError, match="the code of inception_jax of process 1 differs"):
+        restore.refuse_unequal_settings()
+    second_process()
+    restore.refuse_unequal_settings()
+
+
+def test_a_full_disk_of_process_0_has_its_exit_code_on_all(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "_gather_ints", lambda number: [6, number])
+    with pytest.raises(UserError, match="process 0 failed") as caught:
+        orbax_manager.check_disk_space(tmp_path, {}, 1, [], lambda: None)
+    assert caught.value.exit_code == 6
 
 
 def test_launchers():

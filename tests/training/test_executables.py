@@ -191,7 +191,7 @@ def test_what_decides_a_step_is_in_its_key(run_config):
         return executables.describe_step("train", setup, (*ARGUMENTS, step_numbers.read_numbers(setup)))
 
     usual = key()
-    assert usual["source"] == executables._source_digest()
+    assert usual["source"] == executables.source_digest()
     for changes in (
         {"schedule.name": "constant"},
         {"num_steps": 15},
@@ -349,7 +349,7 @@ def start(monkeypatch, tmp_path, process):
     """Starts a run of a step anew; returns which way it was compiled ("cache": JAX's may be used), or "loaded"."""
     setting = jax.config.jax_enable_compilation_cache
     monkeypatch.setattr(executables, "_is_described", lambda *_: True)
-    monkeypatch.setattr(executables, "describe_step", lambda *_: {"source": executables._source_digest()})
+    monkeypatch.setattr(executables, "describe_step", lambda *_: {"source": executables.source_digest()})
 
     def compile_step(*arguments, compile_program):
         lowered, ways = DEVICES._jit_train(train_step).lower(*arguments), []
@@ -424,11 +424,11 @@ def test_other_source_is_traced_and_the_same_program_is_loaded(start, monkeypatc
     assert start() == ["traced", "kept"] and start() == ["loaded"]
     (tmp_path / ".#step.py").symlink_to("nobody@nowhere")
     monkeypatch.setattr(executables, "__file__", str(tmp_path / "training" / "executables.py"))  # other source
-    executables._source_digest.cache_clear()
+    executables.source_digest.cache_clear()
     assert start() == ["traced"] and start() == ["loaded"]
     monkeypatch.setattr(Store, "load", lambda *_: None)  # what stands there cannot be loaded any more
     assert start() == start() == ["traced", "cache"]
-    executables._source_digest.cache_clear()
+    executables.source_digest.cache_clear()
 
 
 def test_what_cannot_be_kept_is_left_to_the_cache_of_jax(start, monkeypatch, tmp_path):
