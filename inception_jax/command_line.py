@@ -97,6 +97,13 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def shared_flags(flags: argparse.Namespace) -> dict[str, Any]:
+    """The flags that are the same on all processes of a run: without those of `add_processes`, and `--json`."""
+    own = argparse.ArgumentParser()
+    add_processes(own)
+    return {name: value for name, value in vars(flags).items() if name not in {"json", *vars(own.parse_args([]))}}
+
+
 def add_devices(arguments: argparse.ArgumentParser) -> None:
     """Adds `--mode` and `--devices`: how a finished run is computed, whatever it was trained with."""
     arguments.add_argument("--mode", choices=("jit", "pmap"), help="of the parallel computation; default: the config's")

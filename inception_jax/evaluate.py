@@ -49,6 +49,7 @@ def main(argv: list[str]) -> int:
         host_devices.use_two()
     with processes.initialize(launch):
         restore.refuse_unequal_settings()
+        processes.check_equal("the command", command_line.shared_flags(flags))
         command_line.check_devices(flags.devices)
         split_evaluation.check_writable(flags.save_predictions)
         if flags.workdir:

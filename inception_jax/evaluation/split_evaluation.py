@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from inception_jax import extension_files
 from inception_jax.data.datasets import Dataset
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError, write_error
@@ -198,6 +200,10 @@ def load_network(
     recipe: ConfigDict, checkpoint: str, source: Dataset, request: Request
 ) -> tuple[TrainedNetwork, Path | None]:
     """Loads a network for data of its classes, the same on all processes; (it, the workdir of its run)."""
+    fields = json.loads(recipe.to_json_best_effort())
+    files = extension_files.digests(fields.pop("extensions", None) or ())  # paths, of each machine's own copy
+    processes.check_equal("the config", fields, "all processes need the same files")
+    processes.check_equal("the files of config.extensions", files)
     with processes.fail_together():
         run = warm_start.find_workdir(Path(checkpoint))
         if run is not None:

@@ -15,10 +15,12 @@ import jax
 import numpy as np
 import pytest
 
+from inception_jax import command_line, evaluate
+from inception_jax import config as configs
 from inception_jax.checkpoints import orbax_manager
 from inception_jax.checkpoints.reading import load_variables
 from inception_jax.errors import UserError
-from inception_jax.evaluation import split_predictions
+from inception_jax.evaluation import split_evaluation, split_predictions
 from inception_jax.multihost import heartbeat, processes
 from inception_jax.runs import environment as environment_of_runs
 from inception_jax.runs.metric_files import read_rows
@@ -518,6 +520,19 @@ def test_processes_of_other_versions_flags_or_code_do_not_begin(second_process, 
         restore.refuse_unequal_settings()
     second_process()
     restore.refuse_unequal_settings()
+
+
+def test_evaluations_by_other_commands_or_configs_do_not_begin(second_process, tmp_path):
+    """They would compute other numbers, or one would come to an exchange that the other does not have."""
+    flags = [f"--workdir={tmp_path}", "--devices=1"]
+    other = evaluate._arguments().parse_args([*flags, "--batch_size=8", "--json", "--process_id=1"])
+    second_process(None, None, command_line.shared_flags(other))
+    with pytest.raises(UserError, match=r"the command of process 1 differs .* \(batch_size: None, not 8\)"):
+        evaluate.main(flags)
+    recipe = configs.default()
+    second_process(json.loads(recipe.to_json_best_effort()) | {"seed": 3, "extensions": ["elsewhere.py"]})
+    with pytest.raises(UserError, match="the config of process 1 differs"):
+        split_evaluation.load_network(recipe, str(tmp_path), None, split_evaluation.Request())
 
 
 def test_a_full_disk_of_process_0_has_its_exit_code_on_all(monkeypatch, tmp_path):
