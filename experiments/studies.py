@@ -92,7 +92,7 @@ def run_study(
         for name, fields in study["VARIANTS"].items():
             if (name, seed) not in done and (not only or name in only):
                 config = study["FIELDS"] | fields | {"seed": seed} | overrides
-                row = {"variant": name, "seed": seed, **_train(study["RECIPE"], config, _workdir(runs, name, seed))}
+                row = {"variant": name, "seed": seed, **_train(study["RECIPE"], config, workdir(runs, name, seed))}
                 _append(results, row)
                 trained += 1
     if not trained:
@@ -137,7 +137,8 @@ def read_evaluations(workdir: Path) -> list[Row]:
     return [{name: row[name] for name in names} for row in rows if row["kind"] == "evaluation"]
 
 
-def _workdir(runs: Path, name: str, seed: int) -> Path:
+def workdir(runs: Path, name: str, seed: int) -> Path:
+    """The workdir of a run: runs/VARIANT/SEED, with `_` for what is no letter or digit."""
     return runs / "".join(letter if letter.isalnum() else "_" for letter in name) / str(seed)
 
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST in long runs: plain, wider networks, more pixels or epochs, crops, erasing, mixup, smoothing."""
+"""Fashion-MNIST in long runs: plain, wider networks, more pixels or epochs, crops, erasing, smoothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ FIELDS = {
     "logging.tensorboard": False,
 }
 ERASING = {"augmentation.erasing_probability": 0.25}
-MIXUP = {"augmentation.mixup_alpha": 0.2}
 SMOOTHING = {"loss.label_smoothing": 0.1}
 WIDE = {"model.width_multiplier": 1.0, "data.image_size": 48, "num_epochs": 10.0}  # in about the same time
 WIDE_NAME = "full width, 48 pixels, 10 epochs"
@@ -56,9 +55,6 @@ VARIANTS = {
     | {"model.width_multiplier": 1.0, "model.dtype": "bfloat16"},
     "full width, large crops, erasing, 24 epochs, bfloat16": ONEDNN | LARGE_CROPS | ERASING | LONG_WIDE,
     LONG_WIDE_NAME: ONEDNN | ERASING | LONG_WIDE,
-    "erasing": ONEDNN | ERASING,
-    "erasing, mixup": ONEDNN | ERASING | MIXUP,
-    "erasing, mixup, smoothing": ONEDNN | ERASING | MIXUP | SMOOTHING,
 }
 
 
