@@ -114,8 +114,8 @@ class RunningTrial:
         arguments = [
             *self._study_config.config_arguments,
             *overrides.override_arguments(self.trial.fields),
-            f"--workdir={self.workdir}",
             "--distributed=off",  # drivers that srun or mpirun started: their trials are runs of one process each
+            f"--workdir={self.workdir}",
         ]
         self.process = TrainingProcess(command(arguments, self.slot.cores), self.workdir, self.slot.environment)
         self.record.status = "running"

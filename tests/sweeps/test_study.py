@@ -88,7 +88,7 @@ def test_the_training_process_gets_the_values(study, monkeypatch):
     assert sweep.main(flags, command=command, timing=driver_server.timing()) == 0
     for (arguments, cores), trial in zip(given, study.trials(), strict=True):
         assert arguments[-1] == f"--workdir={study.directory}/trials/{trial['number']:04d}" and cores is None
-        recipe, _ = recipe_files.load_config(arguments[:-1])
+        recipe, _ = recipe_files.load_config(arguments[:-2])
         fields = dict(overrides.leaves(recipe))
         assert fields["optimizer.momentum"] == 0.8 and fields["num_epochs"] == 4
         for field, value in trial["params"].items():
