@@ -38,6 +38,7 @@ PROGRAMS = {
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
+    pytest.importorskip("skimage", reason="its photographs, of which corpus.py makes JPEGs")
     folder = tmp_path_factory.mktemp("corpus") / "images"
     command = [sys.executable, "experiments/input_rate/corpus.py", f"--output={folder}", "--images=64"]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
@@ -46,9 +47,12 @@ def images(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_as_its_page_starts_it(program, tmp_path, small_run, images):
+def test_a_program_as_its_page_starts_it(program, tmp_path, request):
     flags, key = PROGRAMS[program]
-    places = {"tmp": tmp_path / "work", "out": tmp_path / "results.json", "run": small_run, "images": images}
+    places = {"tmp": tmp_path / "work", "out": tmp_path / "results.json"}
+    for name, fixture in (("run", "small_run"), ("images", "images")):
+        if any(f"{{{name}}}" in flag for flag in flags):
+            places[name] = request.getfixturevalue(fixture)
     command = [sys.executable, f"experiments/{program}", *(flag.format(**places) for flag in flags)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
