@@ -255,7 +255,7 @@ def test_a_platform_that_is_not_there_is_one_line(platform):
         (UserError("a clear line"), 2),
         (KeyboardInterrupt(), 130),
         (OSError(errno.ENOSPC, "No space left on device", "table.csv"), 6),
-        (RuntimeError("RESOURCE_EXHAUSTED: /tmp/tempfile; No space left on device"), 6),  # of the compiler for GPUs
+        (RuntimeError("RESOURCE_EXHAUSTED: tempfile; No space left on device"), 6),  # of the compiler for GPUs
     ],
 )
 def test_errors_leave_one_line_and_their_exit_code(monkeypatch, capsys, raised, code):

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from studies import Row, draw_curves, draw_differences, final, format_cpu_seconds, format_mean, paired
+from studies import (
+    LONG_FASHION_MNIST,
+    Row,
+    draw_curves,
+    draw_differences,
+    final,
+    format_cpu_seconds,
+    format_mean,
+    paired,
+)
 
 RECIPE = "configs/fashion_mnist.py"
-FIELDS = {
-    "data.train_split": "train[:55000]",
-    "data.eval_split": "train[55000:]",  # the test split is read once, by `evaluate`, of the runs that this one chose
-    "data.image_size": 64,
-    "data.cache_mb": 100,
-    "model.in_channels": 1,
-    "model.width_multiplier": 0.5,
-    "model.aux_heads": False,  # experiments/auxiliary_heads: no gain, early or late
-    "model.dropout_rate": 0.0,  # experiments/training_factors: it costs accuracy in short runs
-    "batch_size": 64,
-    "num_epochs": 12.0,
-    "optimizer.learning_rate": 0.05,
-    "optimizer.nesterov": True,
-    "optimizer.weight_decay": 5e-4,
-    "augmentation.area": (0.8, 1.0),
-    "augmentation.aspect": (0.8, 1.25),
-    "schedule.warmup_epochs": 0.5,
-    "loss.label_smoothing": 0.0,
-    "evaluation.batch_size": 250,
-    "logging.every_steps": 100,
-    "logging.pictures": False,
-    "logging.tensorboard": False,
-}
+FIELDS = LONG_FASHION_MNIST | {"data.image_size": 64, "data.cache_mb": 100, "num_epochs": 12.0}
 ERASING = {"augmentation.erasing_probability": 0.25}
 SMOOTHING = {"loss.label_smoothing": 0.1}
 WIDE = {"model.width_multiplier": 1.0, "data.image_size": 48, "num_epochs": 10.0}  # in about the same time

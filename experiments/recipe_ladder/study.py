@@ -8,33 +8,25 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from studies import Row, draw_curves, draw_differences, final, format_cpu_seconds, format_mean, paired, workdir
+from studies import (
+    LONG_FASHION_MNIST,
+    Row,
+    draw_curves,
+    draw_differences,
+    final,
+    format_cpu_seconds,
+    format_mean,
+    paired,
+    workdir,
+)
 
 RECIPE = "configs/fashion_mnist.py"
-FIELDS = {
-    "data.train_split": "train[:55000]",
-    "data.eval_split": "train[55000:]",  # the test split is not read
+FIELDS = LONG_FASHION_MNIST | {
     "data.image_size": 32,
-    "model.in_channels": 1,
-    "model.width_multiplier": 0.5,
+    "num_epochs": 4.0,
     "model.convolution": "onednn_winograd",
     "model.dtype": "bfloat16",
-    "model.aux_heads": False,
-    "model.dropout_rate": 0.0,
-    "batch_size": 64,
-    "num_epochs": 4.0,
-    "optimizer.learning_rate": 0.05,
-    "optimizer.nesterov": True,
-    "optimizer.weight_decay": 5e-4,
-    "augmentation.area": (0.8, 1.0),
-    "augmentation.aspect": (0.8, 1.25),
-    "schedule.warmup_epochs": 0.5,
-    "loss.label_smoothing": 0.0,
     "parallel.steps_per_execution": 4,
-    "evaluation.batch_size": 250,
-    "logging.every_steps": 100,
-    "logging.pictures": False,
-    "logging.tensorboard": False,
 }
 SMOOTHING = {"loss.label_smoothing": 0.1}
 ERASING = {"augmentation.erasing_probability": 0.25}

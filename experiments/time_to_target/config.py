@@ -1,7 +1,7 @@
 """The base recipe: a narrow GoogLeNet with batch norm and both heads, one epoch of Fashion-MNIST, a minute of a core.
 
     python -m inception_jax.sweep --config=experiments/time_to_target/config.py \
-        --space=experiments/time_to_target/factors.py --study=runs/factors --trials=72 --sampler=quasi --pruner=none
+        --space=experiments/time_to_target/factors.py --study=runs/factors --trials=64 --sampler=quasi --pruner=none
 """
 
 from ml_collections import ConfigDict

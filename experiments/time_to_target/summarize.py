@@ -103,7 +103,8 @@ def main() -> None:
         if study := getattr(flags, name):
             content[name] = read_trials(study)
     flags.output.write_text(json.dumps(content, indent=1) + "\n")
-    print(factors_table(content["factors"]), seeds_table(content["seeds"]), sep="\n\n")
+    tables = {"factors": factors_table, "seeds": seeds_table}
+    print("\n\n".join(tables[name](rows) for name, rows in content.items()))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ ERRORS = {
     "xla": RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes."),
     "cuda": RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "cpu_allocator": RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),
-    "disk": RuntimeError("RESOURCE_EXHAUSTED: /tmp/tempfile; No space left on device"),
+    "disk": RuntimeError("RESOURCE_EXHAUSTED: tempfile; No space left on device"),
     "unavailable": worker.Unavailable("no torch here"),
     "user": UserError("batch_size = -1"),
     "bug": ValueError("\n  the first line\nthe second"),

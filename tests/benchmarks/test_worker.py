@@ -62,7 +62,7 @@ def test_a_hanging_worker_is_given_up_and_killed(tmp_path):
         ("xla", "out_of_memory", "fake: RuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes."),
         ("cuda", "out_of_memory", "fake: RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB."),
         ("cpu_allocator", "out_of_memory", None),
-        ("disk", "failed", "fake: RuntimeError: RESOURCE_EXHAUSTED: /tmp/tempfile; No space left on device"),
+        ("disk", "failed", "fake: RuntimeError: RESOURCE_EXHAUSTED: tempfile; No space left on device"),
         ("unavailable", "unavailable", "fake: no torch here"),
         ("user", "failed", "fake: batch_size = -1"),
         ("bug", "failed", "fake: ValueError: the first line"),
