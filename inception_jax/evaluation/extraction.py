@@ -131,6 +131,20 @@ def feature_shapes(
     return {name: FeatureShape(leaf.shape[-1:] if pool else leaf.shape[1:], dtype) for name, leaf in found.items()}
 
 
+def apply(network: FeatureExtractor, variables: Any, inputs: jax.Array) -> InceptionOutput:
+    """The forward pass of features, which are compared with those of other devices: in full float32 on every one.
+
+    JAX's default is TF32 on a GPU, and one pass of bfloat16 on a TPU.
+
+    Args:
+      network: from `trained_network.load`.
+      variables: its weights.
+      inputs: normalized, [B, H, W, C].
+    """
+    with jax.default_matmul_precision("highest"):
+        return cast(InceptionOutput, network.model.apply(variables, inputs, train=False))
+
+
 def compile_step(
     network: FeatureExtractor, endpoints: Sequence[str], *, batch_size: int, pool: bool = False, dtype: str = "float32"
 ) -> Compiled:
@@ -153,7 +167,7 @@ def compile_step(
         inputs = preprocess.preprocess(
             batch["image"], normalization=network.input.normalization, dtype=network.input.dtype
         )
-        output = cast(InceptionOutput, network.model.apply(variables, inputs, train=False))
+        output = apply(network, variables, inputs)
         rows = {name: output.logits if name == LOGITS else output.endpoint(name) for name in endpoints}
         return {}, {name: _shaped(value, pool).astype(dtype) for name, value in rows.items()}
 

@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inception_jax.features.device_moments import DeviceMoments as DeviceMoments
+    from inception_jax.features.accumulators import DeviceMoments as DeviceMoments
+    from inception_jax.features.accumulators import DeviceRows as DeviceRows
     from inception_jax.features.fid_network import FeatureNetwork as FeatureNetwork
     from inception_jax.features.fid_network import feature_network as feature_network
     from inception_jax.features.frechet_estimates import bootstrap as bootstrap
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from inception_jax.features.statistics import read_statistics as read_statistics
 
 _MODULES = {
-    "DeviceMoments": "device_moments",
+    "DeviceMoments": "accumulators",
+    "DeviceRows": "accumulators",
     "FeatureNetwork": "fid_network",
     "Moments": "statistics",
     "bootstrap": "frechet_estimates",

@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,9 +167,7 @@ class FeatureNetwork:
             dtype = self.network.input.dtype
             wide = resized.astype(np.promote_types(resized.dtype, dtype))  # a network in float64 sees no other rounding
             inputs = ((wide - self.rule.mean) / self.rule.scale).astype(dtype)
-        # Otherwise float32 is TF32 on a GPU and one pass of bfloat16 on a TPU.
-        with jax.default_matmul_precision("highest"):
-            output = cast(InceptionOutput, self.network.model.apply(variables, inputs, train=False))
+        output = extraction.apply(self.network, variables, inputs)
         return {name: self._output(name, output, variables) for name in outputs}
 
     def _output(self, name: str, output: InceptionOutput, variables: Any) -> jax.Array:

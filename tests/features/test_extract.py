@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 
 import cv2
@@ -45,6 +46,17 @@ def by_hand(trained):
 def images_of(trained, split="test[:40]"):
     data = EvalPipeline(datasets.load("digits", split), batch_size=40, image_size=32, crop=trained.crop)
     return data.batch(0)
+
+
+def test_in_full_float32(trained, monkeypatch):
+    """By default a GPU rounds the operands of convolutions to TF32, and a TPU to bfloat16; `score` takes the file."""
+    steps = []
+    monkeypatch.setattr(type(trained.devices), "compile_eval", lambda self, step, *args, **options: steps.append(step))
+    extraction.compile_step(trained, ["logits"], batch_size=8)
+    images = {"image": jax.ShapeDtypeStruct((8, 32, 32, 3), np.uint8)}
+    text = jax.jit(steps[0]).lower(trained.variables, images).as_text()
+    products = [line for line in text.splitlines() if re.search(r"stablehlo\.(convolution|dot_general)", line)]
+    assert len(products) > 5 and all("HIGHEST" in line for line in products)
 
 
 def test_every_example_in_order_by_the_command(trained, by_hand, small_run, run_command, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import inception_jax
-from inception_jax.features import DeviceMoments
+from inception_jax.features import DeviceMoments, DeviceRows
 from inception_jax.models.inception_v1 import MODULES
 from inception_jax.models.initialization import variable_shapes
 
@@ -49,8 +49,10 @@ def test_a_mesh_of_explicit_axes_is_refused():
         with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"Explicit axes of a mesh.*AxisType\.Auto"):
             jax.eval_shape(jax.grad(lambda v, x, model=model: model.apply(v, x).logits.sum()), variables, images)
     rows = jax.device_put(jnp.ones((8, 3)), place)
-    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"^DeviceMoments\.add: .*AxisType\.Auto"):
-        jax.jit(DeviceMoments.add)(jax.device_put(DeviceMoments.zeros(3), NamedSharding(mesh, PartitionSpec())), rows)
+    for state in (DeviceMoments.zeros(3), DeviceRows.zeros(3, 8)):
+        name = type(state).__name__
+        with jax.set_mesh(mesh), pytest.raises(ValueError, match=rf"^{name}\.add: .*AxisType\.Auto"):
+            jax.jit(type(state).add)(jax.device_put(state, NamedSharding(mesh, PartitionSpec())), rows)
 
 
 def test_derivatives(x64):

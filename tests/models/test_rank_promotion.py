@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inception_jax.features import DeviceMoments
+from inception_jax.features import DeviceMoments, DeviceRows
 from inception_jax.models import batch_norm_calls
 from inception_jax.models.initialization import variable_shapes
 from inception_jax.models.registry import create_model, get_spec, model_names
@@ -52,3 +52,5 @@ def test_what_is_around_a_network():
     batch_norm_calls._gradient_form(True, maps, maps, coefficients)
     moments = DeviceMoments.zeros(3).add(jnp.ones((4, 3)), jnp.array([True] * 3 + [False])).add(jnp.ones((4, 3)))
     np.testing.assert_array_equal(moments.finish().mean, 1)
+    rows = DeviceRows.zeros(3, 8).add(jnp.ones((4, 3)), jnp.array([True] * 3 + [False]))
+    np.testing.assert_array_equal(rows.finish(), np.ones((3, 3)))

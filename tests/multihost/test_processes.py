@@ -178,8 +178,8 @@ def test_numbers_as_arguments_and_kept_steps_give_the_bits_of_constants(start_co
     assert len([*tmp_path.iterdir()]) == 4  # each process has its own
 
 
-def test_moments_on_devices_are_those_of_one_process(start_command, tmp_path):
-    """`DeviceMoments` of two processes with two devices each: the bits of one process with four; copies count once."""
+def test_features_on_devices_are_those_of_one_process(start_command, tmp_path):
+    """Moments of two processes with two devices each: the bits of one process with four; copies count once."""
     port = free_port()
     pair = [
         start_command(MOMENTS, port, index, tmp_path, environment=environment(2) | {"JAX_ENABLE_X64": "0"})
@@ -198,9 +198,10 @@ def test_moments_on_devices_are_those_of_one_process(start_command, tmp_path):
         assert found[0][f"{mode} count"] == len(rows)
         np.testing.assert_allclose(found[0][f"{mode} mean"], rows.mean(0), rtol=1e-6)
         np.testing.assert_allclose(found[0][f"{mode} covariance"], np.cov(rows.T), rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(*(np.sort(kept, axis=0) for kept in (found[0][f"{mode} rows"], rows)))
     for mode, state in (
-        ("shard_map", moments_scenario.by_shard_map()),
-        ("pmap", moments_scenario.by_pmap(list(range(moments_scenario.DEVICES)))),
+        ("shard_map", moments_scenario.by_shard_map(moments_scenario.MOMENTS)),
+        ("pmap", moments_scenario.by_pmap(moments_scenario.MOMENTS, list(range(moments_scenario.DEVICES)))),
     ):
         np.testing.assert_array_equal(found[0][f"{mode} covariance"], state.finish().covariance())
         np.testing.assert_array_equal(found[0][f"{mode} mean"], state.finish().mean)
