@@ -64,8 +64,9 @@ def _arguments() -> ArgumentParser:
         "sets",
         nargs="*",
         metavar="REAL FAKE",
-        help="folder, pattern in quotes, dataset:NAME#SPLIT, or file: .npz or .npy of images or features, or .npz of "
-        "statistics (pytorch-fid's, ADM's, clean-fid's). One set alone: --metrics=is, or --statistics",
+        help="folder, pattern in quotes, dataset:NAME#SPLIT, or file: .npz or .npy of images or features "
+        "(FILE.npz#ARRAY names one), or .npz of statistics (pytorch-fid's, ADM's, clean-fid's). One set alone: "
+        "--metrics=is, or --statistics",
     )
     arguments.add_argument(
         "--metrics",

@@ -17,10 +17,11 @@ import numpy as np
 from inception_jax.data import datasets, image_files, images, records
 from inception_jax.data.label_sets import NO_LABELS
 from inception_jax.data.names import one_line, printable
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, nearest
 from inception_jax.features.statistics import MAX_FEATURES
 
 DATASET = "dataset:"
+_OF_ARRAY = ".npz#"  # FILE.npz#ARRAY
 _CHUNK = 1 << 24  # bytes
 _MOST_TEXT = 1 << 16  # bytes
 # What zipfile and NumPy raise of damaged files, of encrypted ones and of unknown compressions.
@@ -62,7 +63,8 @@ def open_set(name: str, max_pixels: int = images.MAX_PIXELS, image_key: str | No
     Args:
       name: a folder, an image file or a pattern; "dataset:NAME#SPLIT"; an .npz or .npy file: images uint8
         [n, height, width, 3] (ADM's batches: `arr_0`), features [n, C] (of `extract`, or clean-fid's `feats`), or
-        statistics `mu` and `sigma` (pytorch-fid's, TTUR's, clean-fid's; with `mu_s` and `sigma_s`: ADM's).
+        statistics `mu` and `sigma` (pytorch-fid's, TTUR's, clean-fid's; with `mu_s` and `sigma_s`: ADM's);
+        "FILE.npz#ARRAY": one of its arrays.
       max_pixels: the largest image file that is decoded, height times width.
       image_key: of a data set: as `config.data.image_key`.
 
@@ -73,6 +75,8 @@ def open_set(name: str, max_pixels: int = images.MAX_PIXELS, image_key: str | No
         return _open_dataset(name, max_pixels, image_key)
     if name.endswith(".npz"):
         return _open_npz(name)
+    if _OF_ARRAY in name:
+        return _open_npz(*name.rsplit("#", 1))
     if name.endswith(".npy"):
         return _of_array(name, _load_npy(name), name)
     if name.endswith(_PICKLES):
@@ -134,7 +138,7 @@ def _open_dataset(name: str, max_pixels: int, image_key: str | None) -> ImageSet
     return ImageSet(name, data.num_examples, read, identity=_digest(name, data.source.digest(), *stamps))
 
 
-def _open_npz(name: str) -> ImageSet:
+def _open_npz(name: str, wanted: str | None = None) -> ImageSet:
     try:
         with zipfile.ZipFile(name) as archive:
             names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
@@ -148,11 +152,16 @@ def _open_npz(name: str) -> ImageSet:
         if {"mu_s", "sigma_s"} <= {*names}:
             statistics["spatial"] = _load_statistics(name, "_s")
     others = [key for key in names if key not in _NO_IMAGES]
-    chosen = next((key for key in _PREFERRED if key in others), others[0] if len(others) == 1 else None)
+    if wanted is not None and wanted not in others:
+        raise UserError(
+            f"{name}: it has no array {wanted}{nearest(wanted, others)}; it has {one_line(', '.join(names))}"
+        )
+    chosen = wanted or next((key for key in _PREFERRED if key in others), others[0] if len(others) == 1 else None)
     if chosen is None and not statistics:
         raise UserError(
             f"{name}: which array is meant? It has {one_line(', '.join(names)) or 'none'}; statistics are mu and "
-            "sigma, images arr_0 or images, features feats, features or global_pool, or the only array"
+            "sigma, images arr_0 or images, features feats, features or global_pool, or the only array; "
+            f"{name}#ARRAY names one"
         )
     if chosen is None:
         return ImageSet(
@@ -166,8 +175,9 @@ def _open_npz(name: str) -> ImageSet:
     found = _of_array(f"{name}: {one_line(chosen)}", _load_member(name, chosen), name)
     return dataclasses.replace(
         found,
-        name=name,
-        statistics=statistics,
+        name=name if wanted is None else f"{name}#{wanted}",
+        identity=found.identity if wanted is None else _digest(found.identity, wanted),
+        statistics={} if wanted else statistics,
         input=_stored_text(name, "input", names),
         network=_stored_text(name, "network", names, chosen),
     )

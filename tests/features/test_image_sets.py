@@ -122,3 +122,14 @@ def test_a_damaged_file_is_one_line_and_never_other_numbers(save, tmp_path):
                 assert [part.tolist() for part in found.statistics["pool"]] == [[0, 1, 2], np.eye(3).tolist()]
             assert found.read is None or found.read(0).tolist() == np.ones((2, 2, 3)).tolist()
     assert refused > len(whole) / 6
+
+
+def test_one_of_several_arrays(tmp_path):
+    path = str(tmp_path / "features.npz")
+    network = np.array([["Mixed_3b", "aaaa"], ["logits", "bbbb"]])
+    np.savez(path, Mixed_3b=np.ones((3, 4), np.float32), logits=np.zeros((3, 4), np.float32), network=network)
+    first, second = (image_sets.open_set(f"{path}#{name}") for name in ("Mixed_3b", "logits"))
+    assert (first.features.mean(), first.network, second.features.mean(), second.network) == (1, "aaaa", 0, "bbbb")
+    assert first.identity != second.identity  # of equal shapes: files of `--cache` know them apart
+    with pytest.raises(UserError, match="it has no array logit; did you mean 'logits'"):
+        image_sets.open_set(f"{path}#logit")
