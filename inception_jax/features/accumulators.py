@@ -13,7 +13,7 @@ import numpy as np
 
 from inception_jax.errors import UserError
 from inception_jax.features.statistics import Moments
-from inception_jax.models.checks import check_automatic_axes
+from inception_jax.models.explicit_axes import sharded_like
 
 
 @flax.struct.dataclass
@@ -76,10 +76,12 @@ class DeviceMoments:
           The sums with the batch.
 
         Raises:
-          ValueError: the shapes do not fit, more than one device's sums are given, or the rows are sharded over a
-            mesh whose axes are not automatic.
+          ValueError: the shapes do not fit, or more than one device's sums are given.
         """
-        keep = _check_batch("DeviceMoments.add", self.count, self.shift.shape[-1], rows, mask)
+        keep = _check_batch(self.count, self.shift.shape[-1], rows, mask)
+        return sharded_like(self, DeviceMoments._add, self, rows, keep)
+
+    def _add(self, rows: jax.Array, keep: jax.Array) -> DeviceMoments:
         dtype = self.shift.dtype
         rows = jnp.where(keep[:, None], rows.astype(dtype), 0)
         count = keep.sum(dtype=jnp.int32)
@@ -167,7 +169,10 @@ class DeviceRows:
         Raises:
           ValueError: as `DeviceMoments.add`.
         """
-        keep = _check_batch("DeviceRows.add", self.count, self.rows.shape[-1], rows, mask)
+        keep = _check_batch(self.count, self.rows.shape[-1], rows, mask)
+        return sharded_like(self, DeviceRows._add, self, rows, keep)
+
+    def _add(self, rows: jax.Array, keep: jax.Array) -> DeviceRows:
         capacity = self.rows.shape[1]
         places = jnp.where(keep, self.count + jnp.cumsum(keep, dtype=jnp.int32) - 1, capacity)
         added = self.rows.at[0, places].set(rows.astype(self.rows.dtype), mode="drop")
@@ -199,8 +204,8 @@ def _add_exactly(pair: tuple[jax.Array, jax.Array], value: jax.Array) -> tuple[j
     return total, low + ((high - (total - part)) + (value - part))
 
 
-def _check_batch(where: str, count: jax.Array, features: int, rows: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Returns the mask, [b], or raises a ValueError where the shapes or the sharding of a batch do not fit."""
+def _check_batch(count: jax.Array, features: int, rows: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Returns the mask, [b], or raises a ValueError where the shapes of a batch do not fit."""
     if count.shape != (1,) or rows.ndim != 2 or rows.shape[1] != features:
         raise ValueError(
             f"rows {rows.shape} for {count.shape} devices and {features} features: what one device keeps, [1, …], and "
@@ -209,7 +214,6 @@ def _check_batch(where: str, count: jax.Array, features: int, rows: jax.Array, m
     keep = jnp.ones(len(rows), bool) if mask is None else jnp.asarray(mask)
     if keep.shape != rows.shape[:1]:
         raise ValueError(f"mask {keep.shape} for rows {rows.shape}: one value per row is needed, [{len(rows)}]")
-    check_automatic_axes(where, rows)
     return keep
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from inception_jax.models.explicit_axes import sharded_like
 from inception_jax.models.pool_windows import accumulator_dtype, with_size
 from inception_jax.models.tracing import trace_once
 
@@ -39,7 +40,8 @@ def even_avg_pool(x: jax.Array, output: int, window: int, stride: int) -> jax.Ar
     total, divisor = x.astype(accumulator_dtype(x.dtype)), 1
     for axis in (2, 1):
         width, starts = _even_windows(x.shape[axis], output, window, stride)
-        total, divisor = _sum_windows(total, axis, width, tuple(starts)), divisor * width
+        add = partial(_sum_windows, axis=axis, width=width, starts=tuple(starts))
+        total, divisor = sharded_like(total, add, total), divisor * width
     return (total / float(divisor)).astype(x.dtype)
 
 

@@ -88,18 +88,6 @@ def check_images(images: jax.Array, minimum: int, model: str, channels: int = 3)
         raise ModelError(f"images: {shape[1]}x{shape[2]} pixels are too few for {model}: at least {minimum}x{minimum}")
 
 
-def check_automatic_axes(what: str, array: jax.Array) -> None:
-    """Raises ModelError where an array is sharded over explicit axes of a mesh, of which `what` takes none.
-
-    Only over those the type of a traced array has a sharding.
-    """
-    if any(jax.typeof(array).sharding.spec):
-        raise ModelError(
-            f"{what}: the batch is sharded over Explicit axes of a mesh, JAX's default; give jax.make_mesh "
-            "axis_types=(jax.sharding.AxisType.Auto,), one per axis"
-        )
-
-
 def check_example_keys(keys: jax.Array, batch: int) -> None:
     """Raises ModelError unless `keys` holds one typed PRNG key per example."""
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != (batch,):

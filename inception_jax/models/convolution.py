@@ -29,7 +29,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import onednn, packed_kernels, space_to_depth
-from inception_jax.models.checks import check_automatic_axes, check_choice
+from inception_jax.models.checks import check_choice
+from inception_jax.models.explicit_axes import sharded_like
 from inception_jax.models.platforms import is_traced_for_shapes, platform_dependent
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.varying_axes import match_varying_axes
@@ -82,7 +83,8 @@ def conv2d(
         return lax.conv_general_dilated(
             x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMENSIONS
         )
-    return _conv_once(*match_varying_axes(x, kernel), strides, pads, algorithm)
+    x, kernel = match_varying_axes(x, kernel)
+    return sharded_like(x, partial(_conv_once, strides=strides, pads=pads, algorithm=algorithm), x, kernel)
 
 
 def explicit_window(
@@ -161,7 +163,6 @@ def _conv_forward(
 def _conv_backward(
     strides: Strides, pads: Pads, algorithm: str, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    check_automatic_axes("the gradient of a convolution", gradient)
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands = (*residuals, gradient)
     cuda = space_to_depth.kernel_gradient if space_to_depth.applies(*residuals, strides) else None

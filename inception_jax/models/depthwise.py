@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import onednn
-from inception_jax.models.checks import check_automatic_axes, check_choice
+from inception_jax.models.checks import check_choice
 from inception_jax.models.convolution import (
     ALGORITHMS,
     CpuForms,
@@ -43,6 +43,7 @@ from inception_jax.models.convolution import (
     in_float32,
     select_by_platform,
 )
+from inception_jax.models.explicit_axes import sharded_like
 from inception_jax.models.platforms import is_traced_for_shapes
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.varying_axes import match_varying_axes, vary_as
@@ -87,7 +88,9 @@ def depthwise_conv2d(
     reach = [(taps - 1) * dilation + 1 for taps in kernel.shape[:2]]
     pads = explicit_padding(x.shape[1:3], reach, (stride, stride), padding)
     by_onednn = algorithm.startswith("onednn") and dilation == 1 and not is_traced_for_shapes()
-    return _depthwise_once(*match_varying_axes(x, kernel), (stride, dilation), pads, by_onednn)
+    x, kernel = match_varying_axes(x, kernel)
+    convolve = partial(_depthwise_once, stride_dilation=(stride, dilation), pads=pads, by_onednn=by_onednn)
+    return sharded_like(x, convolve, x, kernel)
 
 
 _FEW_CHANNELS = 4  # of the image: with more, oneDNN is slow where each has several output channels
@@ -117,7 +120,6 @@ def _depthwise_backward(
     residuals: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    check_automatic_axes("the gradient of a convolution", gradient)
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands, forms = (*residuals, gradient), _ONEDNN if by_onednn else _XLA
     input_gradient = select_by_platform(forms.input_gradient, _xla_input_gradient, stride_dilation, pads, *operands)

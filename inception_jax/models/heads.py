@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from inception_jax.models.adaptive_pooling import adaptive_avg_pool, even_avg_pool
+from inception_jax.models.explicit_axes import rows_like
 from inception_jax.models.initialization import caffe_xavier
 from inception_jax.models.layers import ConvUnit, LayerOptions, Linear, relu
 from inception_jax.models.normalization import at_least_float32
@@ -58,7 +59,7 @@ def dropout(x: jax.Array, rate: float, example_keys: jax.Array | None, site: int
         # The probability in float32 whatever the network computes in: the mask is the same in every dtype.
         return jax.random.bernoulli(jax.random.fold_in(key, site), jnp.float32(1 - rate), x.shape[1:])
 
-    return jnp.where(jax.vmap(keep)(example_keys), x / (1 - rate), jnp.zeros_like(x))
+    return jnp.where(jax.vmap(keep)(rows_like(example_keys, x)), x / (1 - rate), jnp.zeros_like(x))
 
 
 def classifier(num_classes: int, options: LayerOptions) -> Callable[[jax.Array], jax.Array]:

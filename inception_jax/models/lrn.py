@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from inception_jax.models.explicit_axes import sharded_like
 from inception_jax.models.platforms import platform_dependent
 from inception_jax.models.tracing import trace_once
 
@@ -50,7 +51,7 @@ def local_response_norm(
         raise ValueError(f"local_response_norm: size {size}: expected an odd number of channels")
     if k <= 0:
         raise ValueError(f"local_response_norm: k {k}: expected a number above 0")
-    return _normalize(x, size, alpha, beta, k)
+    return sharded_like(x, lambda x: _normalize(x, size, alpha, beta, k), x)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))

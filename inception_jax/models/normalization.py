@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from jax import lax
 from inception_jax.models import onednn
 from inception_jax.models.batch_norm_calls import normalize_by_batch
 from inception_jax.models.checks import ModelError
+from inception_jax.models.explicit_axes import sharded_like
 from inception_jax.models.initialization import Constant
 from inception_jax.models.parameters import parameter, statistic
 from inception_jax.models.platforms import is_traced_for_shapes
@@ -87,8 +89,8 @@ class BatchNorm(nn.Module):
             # In float32 the calls took as long as XLA's program (two cores, GoogLeNet at 224 pixels).
             chosen = algorithm.startswith("onednn") and x.dtype == jnp.bfloat16 and options.group_size is None
             calls = chosen and onednn.computes(x)
-            normalize = _normalize_by_calls if calls else _normalize_by_batch
-            x, mean, var = normalize(x, scale, bias, options, relu)
+            normalize = partial(_normalize_by_calls if calls else _normalize_by_batch, options=options, relu=relu)
+            x, mean, var = sharded_like((x, bias, bias), normalize, x, scale, bias)
             running_mean.value = _updated(running_mean.value, mean, options.momentum)
             running_var.value = _updated(running_var.value, var, options.momentum)
             return x

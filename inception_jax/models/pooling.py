@@ -31,6 +31,7 @@ import numpy as np
 from jax import lax
 
 from inception_jax.models import onednn
+from inception_jax.models.explicit_axes import sharded_like
 from inception_jax.models.platforms import platform_dependent
 from inception_jax.models.pool_windows import (
     Line,
@@ -84,7 +85,7 @@ def max_pool(
     """
     output_size(x, window, stride, padding, dilation)  # both axes are checked before any work
     calls = algorithm.startswith("onednn") and dilation == 1 and onednn.computes(x)
-    return _max_pool(x, calls, window, stride, padding, dilation)
+    return sharded_like(x, lambda x: _max_pool(x, calls, window, stride, padding, dilation), x)
 
 
 @trace_once("window", "stride", "padding", "count_include_pad", "dilation")
@@ -126,7 +127,8 @@ def avg_pool(
             low = -elements[0, 0]
             first, end = -low, max(size + low, elements[-1, -1] + 1)
         counts.append(((first <= elements) & (elements < end)).sum(1))
-    total = _select_form(_sum_by_slices, _sum_by_window, _sum_by_slices, (window, stride, padding, dilation), total)
+    forms = (_sum_by_slices, _sum_by_window, _sum_by_slices, (window, stride, padding, dilation))
+    total = sharded_like(total, partial(_select_form, *forms), total)
     divisor = np.outer(counts[1], counts[0])
     if (divisor == divisor[0, 0]).all():
         return (total / float(divisor[0, 0])).astype(x.dtype)

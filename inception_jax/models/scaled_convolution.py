@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from inception_jax.models import onednn, packed_kernels
 from inception_jax.models.batch_norm_calls import scale_form
 from inception_jax.models.convolution import conv2d, explicit_window
+from inception_jax.models.explicit_axes import sharded_like
 from inception_jax.models.platforms import is_traced_for_shapes, platform_dependent
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.varying_axes import match_varying_axes, vary_as
@@ -60,7 +61,7 @@ def scaled_conv2d(
         )
     x, kernel = match_varying_axes(x, kernel)
     layer = _Layer(strides, pads, algorithm, relu)
-    return _scaled_once(layer, x, kernel, vary_as(coefficients, x))
+    return sharded_like(x, partial(_scaled_once, layer), x, kernel, vary_as(coefficients, x))
 
 
 class _Layer(NamedTuple):
