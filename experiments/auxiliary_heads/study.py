@@ -53,7 +53,7 @@ LONGER = {
 }
 """Of runs of 3,750 steps, over the fields of the others."""
 
-LONG = {f"{name}, long": VARIANTS[name] | LONGER for name in ("v1_bn 0", "v1_bn 0.3")}
+LONG = {f"{name}, long": VARIANTS[name] | LONGER for name in ("v1 0", "v1 0.3", "v1_bn 0", "v1_bn 0.3")}
 VARIANTS |= LONG
 
 
@@ -92,10 +92,11 @@ def tables(rows: list[Row]) -> str:
         cells.append(format_mean(list(values(rows, name, final_loss).values()), "{:.3f}", 1))
         cells.append(format_range(values(rows, name, lambda row: steps_to(row, 0.85)).values()))
         lines.append(f"| {name.removesuffix(', long')} | {' | '.join(cells)} |")
-    pair = "v1_bn 0.3, long", "v1_bn 0, long"
-    cells = [format_mean(paired(rows, *pair, measure), "{:+.1f}") for measure in LONG_MEASURES]
-    cells.append(format_mean(paired(rows, *pair, final_loss), "{:+.3f}", 1))
-    lines.append(f"| 0.3 - 0 | {' | '.join(cells)} | |")
+    for network in NETWORKS:
+        pair = f"{network} 0.3, long", f"{network} 0, long"
+        cells = [format_mean(paired(rows, *pair, measure), "{:+.1f}") for measure in LONG_MEASURES]
+        cells.append(format_mean(paired(rows, *pair, final_loss), "{:+.3f}", 1))
+        lines.append(f"| {network} 0.3 - 0 | {' | '.join(cells)} | |")
     return "\n".join(lines)
 
 
