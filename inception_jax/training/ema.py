@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inception_jax.errors import UserError
-
 Tree = Any
 
 
@@ -34,11 +32,16 @@ def init(params: Tree, batch_stats: Tree) -> dict[str, Tree]:
     return jax.tree.map(copy, {"params": params, "batch_stats": batch_stats})
 
 
+def new_weight(decay: float) -> float:
+    """The weight of the new values: 1 - decay, formed in Python, because 1 - 0.9999 in float32 is off by 1e-4."""
+    return 1.0 - decay
+
+
 def update(
     ema: Mapping[str, Tree],
     params: Tree,
     batch_stats: Tree,
-    decay: float,
+    weight: float | jax.Array,
     step: jax.Array | int,
     num_updates_rule: bool,
 ) -> dict[str, Tree]:
@@ -51,40 +54,14 @@ def update(
       ema: from `init` or `update`.
       params: tree of new parameters, as `ema["params"]`; may be of a lower precision.
       batch_stats: tree of new batch statistics, as `ema["batch_stats"]`.
-      decay: 0 <= decay < 1.
+      weight: of the new values, from `new_weight(decay)`; it may be an argument of a compiled step.
       step: t, an integer scalar: the number of updates that `params` has had, the newest included (Google's TPU
         trainer applies the average after `global_step` was advanced). Read by `num_updates_rule` only.
       num_updates_rule: whether decay_t depends on the step, see above.
 
     Returns:
       The new averages, in the types of `ema`.
-
-    Raises:
-      UserError: `decay` out of range.
     """
-    return update_by(ema, params, batch_stats, new_weight(decay), step, num_updates_rule)
-
-
-def new_weight(decay: float) -> float:
-    """The weight of the new values: 1 - decay, formed in Python, because 1 - 0.9999 in float32 is off by 1e-4.
-
-    Raises:
-      UserError: `decay` out of range.
-    """
-    if not 0.0 <= decay < 1.0:
-        raise UserError(f"config.ema.decay = {decay}; allowed: 0 <= decay < 1")
-    return 1.0 - decay
-
-
-def update_by(
-    ema: Mapping[str, Tree],
-    params: Tree,
-    batch_stats: Tree,
-    weight: float | jax.Array,
-    step: jax.Array | int,
-    num_updates_rule: bool,
-) -> dict[str, Tree]:
-    """As `update`, with `new_weight(decay)`, or an argument of a compiled step, in the place of `decay`."""
     if num_updates_rule:  # 1 - (1 + t) / (10 + t) = 9 / (10 + t)
         updates = jnp.asarray(step).astype(jnp.result_type(float))
         weight = jnp.maximum(9.0 / (10.0 + updates), weight)

@@ -36,13 +36,13 @@ def global_norm(tree: Tree) -> jax.Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(at_least_float32(tree))))
 
 
-def add_decay(updates: Tree, params: Tree, weight_decay: float, mask: re.Pattern[str]) -> Tree:
+def add_decay(updates: Tree, params: Tree, weight_decay: float) -> Tree:
     """Adds weight_decay * w to the updates of the parameters that decay."""
     return jax.tree.map(
         lambda update, parameter, decays: update + weight_decay * parameter if decays else update,
         updates,
         params,
-        decayed_parameters(params, mask),
+        decayed_parameters(params),
     )
 
 

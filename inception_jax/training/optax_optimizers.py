@@ -6,9 +6,7 @@ clipping by the global norm -> the optimizer, with its learning rate -> per-para
 
 from __future__ import annotations
 
-import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +18,6 @@ from inception_jax import extensions
 from inception_jax.errors import UserError, nearest
 from inception_jax.training import optimizers
 from inception_jax.training.parameter_patterns import (
-    KERNELS,
     Multipliers,
     Tree,
     compile_multipliers,
@@ -52,7 +49,7 @@ def make_optimizer(
       learning_rate: a schedule of the int32 number of updates so far.
       options: {name: value} of the optimizer's own arguments.
       weight_decay: strength; 0: none, also where the optimizer's own default is another.
-      clip_norm: as in `optimizers.make_optimizer`.
+      clip_norm: as in `optimizers.specify`.
       learning_rate_multipliers: as there.
 
     Raises:
@@ -66,8 +63,7 @@ def make_optimizer(
     mask_argument = next((argument for argument in _MASKS if argument in known), None)
     own_decay = _DECAY in known and mask_argument is not None
     if _DECAY in known and mask_argument is not None:
-        arguments[_DECAY] = weight_decay
-        arguments[mask_argument] = functools.partial(decayed_parameters, mask=re.compile(KERNELS))
+        arguments |= {_DECAY: weight_decay, mask_argument: decayed_parameters}
     elif _DECAY in known:
         arguments.setdefault(_DECAY, 0.0)
         if weight_decay:
@@ -89,7 +85,7 @@ def make_optimizer(
         _standard_promotion(optax.chain(rule, _scaled(learning_rate_multipliers))),
         l2=0.0 if own_decay else weight_decay,
         clip_norm=clip_norm,
-        decayed=re.compile(KERNELS) if weight_decay else None,
+        decays=bool(weight_decay),
     )
 
 

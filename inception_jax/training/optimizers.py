@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import optax
 
-from inception_jax.errors import UserError, must_be_one_of
+from inception_jax.errors import UserError
 from inception_jax.training.gradient_transformations import (
     add_decay,
     at_least_float32,
@@ -33,15 +33,7 @@ from inception_jax.training.gradient_transformations import (
     scale_by_learning_rate,
     scale_by_rms,
 )
-from inception_jax.training.parameter_patterns import (
-    KERNELS,
-    Multipliers,
-    Tree,
-    check_value,
-    compile_field,
-    compile_multipliers,
-    decayed_parameters,
-)
+from inception_jax.training.parameter_patterns import Multipliers, Tree, compile_multipliers, decayed_parameters
 
 # name -> {option: its default}. "sgd": Caffe's solvers of bvlc_googlenet. "rmsprop": arXiv:1512.00567 section 8 (decay
 # 0.9, epsilon 1.0) and Google's inception_train.py (momentum 0.9). "adamw": arXiv:1412.6980 section 2.
@@ -54,68 +46,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {name: tuple(defaults) for name, defaults 
 """The options that each optimizer reads, beside those that all read."""
 
 
-def make_optimizer(
-    name: str,
-    *,
-    learning_rate: float | Callable[[jax.Array], jax.Array],
-    weight_decay: float = 0.0,
-    weight_decay_mask: str = KERNELS,
-    clip_norm: float | None = None,
-    learning_rate_multipliers: Multipliers = (),
-    momentum: float | None = None,
-    nesterov: bool | None = None,
-    decay: float | None = None,
-    epsilon: float | None = None,
-    b1: float | None = None,
-    b2: float | None = None,
-) -> optax.GradientTransformation:
-    """Makes an optimizer for a tree of parameters.
-
-    * "sgd": v = momentum * v + lr * g; w -= v (nesterov: w -= momentum * v + lr * g with the new v, as Caffe's).
-    * "rmsprop", TF's: ms = decay * ms + (1 - decay) * g^2, ms starting at ones;
-      v = momentum * v + lr * g / sqrt(ms + epsilon); w -= v.
-    * "adamw": arXiv:1711.05101 Algorithm 2 with the decay multiplied by the learning rate, as Optax and PyTorch do.
-
-    Patterns are regular expressions, searched for in a parameter's path, such as "inception_3a/conv_1x1/kernel".
-    Options left at None take the defaults in this module.
-
-    Args:
-      name: one of `OPTIONS`.
-      learning_rate: a number, or a schedule of the int32 number of updates so far.
-      weight_decay: strength of the L2 (sgd, rmsprop) or decoupled (adamw) decay; 0: none.
-      weight_decay_mask: pattern of the parameters that decay.
-      clip_norm: largest global norm of the gradients, all parameters together (arXiv:1512.00567 section 8: 2.0);
-        None or 0: no clipping. A norm that is not finite makes every update NaN, as TF's `clip_by_global_norm`.
-      learning_rate_multipliers: pattern -> factor on everything that the parameter receives, decay included
-        (Caffe's `lr_mult`: {"(^|/)bias$": 2.0}; 0 freezes), or pairs, since a ConfigDict takes no dots in its keys.
-        The first pattern that matches counts; parameters that match none have 1.
-      momentum: 0 <= momentum < 1; 0 keeps no velocity.
-      nesterov: Nesterov's momentum.
-      decay: decay of RMSProp's mean square.
-      epsilon: added to the mean square under the root (rmsprop), or to the root (adamw).
-      b1: decay of Adam's first moment.
-      b2: decay of Adam's second moment.
-
-    Returns:
-      A transformation whose `update` needs the parameters; its updates have their types, for `optax.apply_updates`.
-      `init` raises UserError for a pattern that matches no parameter (or that earlier patterns leave none).
-
-    Raises:
-      UserError: an unknown name, an option that this optimizer does not read, or a value out of range.
-    """
-    if not callable(learning_rate):
-        check_value(learning_rate >= 0, "learning_rate", learning_rate, "0 or more")
-    options = {"momentum": momentum, "nesterov": nesterov, "decay": decay, "epsilon": epsilon, "b1": b1, "b2": b2}
-    return specify(
-        name,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        clip_norm=clip_norm,
-        learning_rate_multipliers=learning_rate_multipliers,
-        **options,
-    ).build(learning_rate)
-
-
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """An optimizer whose numbers may be arguments of a compiled step.
@@ -124,15 +54,13 @@ class Optimizer:
       name: one of `OPTIONS`.
       numbers: {name: value} of what its arithmetic uses. A number that is not in use (a momentum of 0) is absent: the
         names decide the program, the values do not.
-      nesterov: as in `make_optimizer`.
-      mask: pattern of the parameters that decay.
+      nesterov: as in `specify`.
       multipliers: of the learning rate, by pattern.
     """
 
     name: str
     numbers: Mapping[str, float]
     nesterov: bool
-    mask: re.Pattern[str]
     multipliers: list[tuple[re.Pattern[str], float]]
 
     def build(
@@ -141,8 +69,12 @@ class Optimizer:
         """Makes the transformation.
 
         Args:
-          learning_rate: as in `make_optimizer`.
+          learning_rate: a number, or a schedule of the int32 number of updates so far.
           numbers: values in the place of `numbers`, such as the arguments of a traced function.
+
+        Returns:
+          A transformation whose `update` needs the parameters; its updates have their types, for `optax.apply_updates`.
+          `init` raises UserError for a pattern that matches no parameter (or that earlier patterns leave none).
         """
         numbers = self.numbers if numbers is None else numbers
         l2, decoupled = numbers.get("weight_decay"), None
@@ -150,10 +82,10 @@ class Optimizer:
             l2, decoupled = None, l2
         rate = scale_by_learning_rate(learning_rate, self.multipliers)
         return in_float32(
-            _rule(self.name, numbers, self.nesterov, decoupled, self.mask, rate),
+            _rule(self.name, numbers, self.nesterov, decoupled, rate),
             l2=l2,
             clip_norm=numbers.get("clip_norm"),
-            decayed=self.mask if "weight_decay" in numbers else None,
+            decays="weight_decay" in numbers,
         )
 
 
@@ -161,19 +93,38 @@ def specify(
     name: str,
     *,
     weight_decay: float = 0.0,
-    weight_decay_mask: str = KERNELS,
     clip_norm: float | None = None,
     learning_rate_multipliers: Multipliers = (),
     **options: float | bool | None,
 ) -> Optimizer:
-    """Checks the options of `make_optimizer`, all but the learning rate, and computes an optimizer's numbers.
+    """Specifies an optimizer, all but its learning rate.
+
+    * "sgd": v = momentum * v + lr * g; w -= v (nesterov: w -= momentum * v + lr * g with the new v, as Caffe's).
+    * "rmsprop", TF's: ms = decay * ms + (1 - decay) * g^2, ms starting at ones;
+      v = momentum * v + lr * g / sqrt(ms + epsilon); w -= v.
+    * "adamw": arXiv:1711.05101 Algorithm 2 with the decay multiplied by the learning rate, as Optax and PyTorch do.
+
+    The schema of the config has the ranges of all values.
+
+    Args:
+      name: one of `OPTIONS`.
+      weight_decay: strength of the L2 (sgd, rmsprop) or decoupled (adamw) decay of the kernels; 0: none.
+      clip_norm: largest global norm of the gradients, all parameters together (arXiv:1512.00567 section 8: 2.0);
+        None: no clipping. A norm that is not finite makes every update NaN, as TF's `clip_by_global_norm`.
+      learning_rate_multipliers: (pattern, factor on everything that the parameter receives, decay included) pairs
+        (Caffe's `lr_mult`: ("(^|/)bias$", 2.0); 0 freezes). Patterns are regular expressions, searched for in a
+        parameter's path, such as "inception_3a/conv_1x1/kernel". The first that matches counts; parameters that match
+        none have 1.
+      **options: those of `OPTIONS`; None: the default in this module. momentum: 0 keeps no velocity. nesterov:
+        Nesterov's momentum. decay: of RMSProp's mean square. epsilon: added to the mean square under the root
+        (rmsprop), or to the root (adamw). b1, b2: decay of Adam's first and second moment.
 
     Raises:
-      UserError: as `make_optimizer`.
+      UserError: Nesterov's momentum without momentum, or a pattern that is not a regular expression.
     """
-    values = _options(name, {option: value for option, value in options.items() if value is not None})
-    check_value(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
-    check_value(clip_norm is None or clip_norm >= 0, "clip_norm", clip_norm, "more than 0, or 0 for none")
+    values = _DEFAULTS[name] | {option: value for option, value in options.items() if value is not None}
+    if values.get("nesterov") and not values["momentum"]:
+        raise UserError(f"config.optimizer.momentum = {values['momentum']!r}; allowed: more than 0 with nesterov")
     numbers = {"weight_decay": weight_decay, "clip_norm": clip_norm or 0.0, "momentum": values.get("momentum", 0.0)}
     numbers = {option: value for option, value in numbers.items() if value}
     if "epsilon" in values:
@@ -188,7 +139,6 @@ def specify(
         name,
         {option: float(value) for option, value in numbers.items()},
         bool(values.get("nesterov", False)),
-        compile_field(weight_decay_mask, "weight_decay_mask"),
         compile_multipliers(learning_rate_multipliers),
     )
 
@@ -198,21 +148,20 @@ def in_float32(
     *,
     l2: Any = None,
     clip_norm: Any = None,
-    decayed: re.Pattern[str] | None = None,
+    decays: bool = False,
 ) -> optax.GradientTransformation:
     """Puts what comes first before a rule: at least float32, L2 weight decay, clipping by the global norm.
 
     Args:
       rule: from clipped gradients to updates.
       l2: strength of the L2 decay, a number or a scalar; None or the number 0: none.
-      clip_norm: as in `make_optimizer`, or a scalar.
-      decayed: pattern of the parameters that decay, by L2 or in the rule; None: none do.
+      clip_norm: as in `specify`, or a scalar.
+      decays: whether the kernels decay, by L2 or in the rule: then there must be one.
     """
-    mask = decayed or compile_field(KERNELS, "weight_decay_mask")
 
     def init(params: Tree) -> optax.OptState:
-        if decayed:
-            decayed_parameters(params, decayed)
+        if decays:
+            decayed_parameters(params)
         return rule.init(at_least_float32(params))
 
     def update(gradients: Tree, state: optax.OptState, params: Tree | None = None) -> tuple[Tree, optax.OptState]:
@@ -220,7 +169,7 @@ def in_float32(
             raise ValueError("update needs the parameters: optimizer.update(gradients, state, params)")
         updates, precise = at_least_float32(gradients), at_least_float32(params)
         if _is_used(l2):
-            updates = add_decay(updates, precise, l2, mask)
+            updates = add_decay(updates, precise, l2)
         if _is_used(clip_norm):
             updates = clip_by_norm(updates, clip_norm)
         updates, state = rule.update(updates, state, precise)
@@ -234,32 +183,11 @@ def _is_used(number: Any) -> bool:
     return number is not None and (isinstance(number, jax.Array) or bool(number))
 
 
-def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of optimizer `name`: its defaults, overridden by the given ones, checked."""
-    if name not in _DEFAULTS:
-        raise UserError(f"config.optimizer.name = {name!r}: {must_be_one_of(name, _DEFAULTS)}")
-    for option in given:
-        if option not in _DEFAULTS[name]:
-            raise UserError(
-                f"config.optimizer.{option} is not read by optimizer {name!r}; its options: {', '.join(OPTIONS[name])}"
-            )
-    options = {**_DEFAULTS[name], **given}
-    for option in ("momentum", "decay", "b1", "b2"):
-        if option in options:
-            check_value(0 <= options[option] < 1, option, options[option], "0 <= value < 1")
-    if "epsilon" in options:
-        check_value(options["epsilon"] > 0, "epsilon", options["epsilon"], "more than 0")
-    if options.get("nesterov"):
-        check_value(options["momentum"] > 0, "momentum", options["momentum"], "more than 0 with nesterov")
-    return options
-
-
 def _rule(
     name: str,
     numbers: Mapping[str, Any],
     nesterov: bool,
     decoupled_decay: Any,
-    mask: re.Pattern[str],
     learning_rate: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
     """From clipped gradients to updates: scaling, decoupled decay, learning rate and momentum."""
@@ -269,7 +197,7 @@ def _rule(
     if name == "adamw":
         chain.append(scale_by_adam(numbers))
     if decoupled_decay is not None:
-        chain.append(optax.stateless(lambda updates, params: add_decay(updates, params, decoupled_decay, mask)))
+        chain.append(optax.stateless(lambda updates, params: add_decay(updates, params, decoupled_decay)))
     chain.append(learning_rate)
     if "momentum" in numbers:
         chain.append(optax.trace(numbers["momentum"], nesterov=nesterov))

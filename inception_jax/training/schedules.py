@@ -25,18 +25,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inception_jax.errors import UserError, must_be_one_of
+from inception_jax.errors import UserError
 from inception_jax.ranges import FLOAT32_TINY
 
-# name -> {option: its default}. Defaults of "exponential": TF-Slim's train_image_classifier.py (x0.94 every 2 epochs).
-# "polynomial": power 0.5 and end 0 is Caffe's quick_solver of bvlc_googlenet.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "constant": {},
-    "exponential": {"decay_rate": 0.94, "decay_epochs": 2.0, "staircase": True, "end_learning_rate": 0.0},
-    "polynomial": {"power": 0.5, "end_learning_rate": 0.0},
-    "cosine": {"end_learning_rate": 0.0},
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "constant": (),
+    "exponential": ("decay_rate", "decay_epochs", "staircase", "end_learning_rate"),
+    "polynomial": ("power", "end_learning_rate"),
+    "cosine": ("end_learning_rate",),
 }
-OPTIONS: dict[str, tuple[str, ...]] = {name: tuple(defaults) for name, defaults in _DEFAULTS.items()}
 """The options that each schedule reads, beside the warm-up's."""
 
 _MAX_STAIRS = 1 << 16  # The table becomes a constant of the compiled step.
@@ -72,11 +69,11 @@ def make_schedule(
     base_learning_rate: float,
     steps_per_epoch: float,
     total_steps: int,
-    decay_rate: float | None = None,
-    decay_epochs: float | None = None,
-    staircase: bool | None = None,
-    power: float | None = None,
-    end_learning_rate: float | None = None,
+    decay_rate: float = 0.94,
+    decay_epochs: float = 2.0,
+    staircase: bool = True,
+    power: float = 0.5,
+    end_learning_rate: float = 0.0,
     warmup_epochs: float = 0.0,
     warmup_start: float = 0.1,
 ) -> Schedule:
@@ -91,8 +88,9 @@ def make_schedule(
     * "polynomial": end + (base - end) * (1 - step / total_steps) ^ power. Caffe's `poly`, TF's `polynomial_decay`.
     * "cosine": end + (base - end) * (1 + cos(pi * step / total_steps)) / 2. arXiv:1608.03983 equation 5, one period.
 
-    After `total_steps`, polynomial and cosine stay at their end value, and a staircase at its last stair.
-    Options left at None take the defaults in this module.
+    After `total_steps`, polynomial and cosine stay at their end value, and a staircase at its last stair. The defaults
+    of "exponential" are those of TF-Slim's train_image_classifier.py, those of "polynomial" are Caffe's quick_solver of
+    bvlc_googlenet. The schema of the config has the ranges of all values.
 
     Args:
       name: one of `OPTIONS`.
@@ -112,56 +110,24 @@ def make_schedule(
       float32 (float64 under x64).
 
     Raises:
-      UserError: an unknown name, an option that this schedule does not read, or a value out of range.
+      UserError: the end is above the base, or there are too many stairs.
     """
-    given = {
-        "decay_rate": decay_rate,
-        "decay_epochs": decay_epochs,
-        "staircase": staircase,
-        "power": power,
-        "end_learning_rate": end_learning_rate,
-    }
-    options = _options(name, {option: value for option, value in given.items() if value is not None})
-    _check(base_learning_rate >= 0, "config.optimizer.learning_rate", base_learning_rate, "0 or more")
-    _check(steps_per_epoch > 0, "steps_per_epoch", steps_per_epoch, "more than 0")
-    _check(total_steps >= 1, "total_steps", total_steps, "1 or more")
-    _check(warmup_epochs >= 0, "config.schedule.warmup_epochs", warmup_epochs, "0 or more")
-    _check(0 <= warmup_start <= 1, "config.schedule.warmup_start", warmup_start, "0 to 1")
-    base, end = float(base_learning_rate), float(options.get("end_learning_rate", 0.0))
-    _check(0 <= end <= base, "config.schedule.end_learning_rate", end, f"0 to the learning rate ({base})")
-
+    base, end = float(base_learning_rate), float(end_learning_rate)
+    if end > base:
+        raise UserError(f"config.schedule.end_learning_rate = {end!r}; allowed: 0 to the learning rate ({base})")
+    decay_steps = float(decay_epochs) * float(steps_per_epoch)
     if name == "constant":
         shape = _constant(base)
+    elif name == "exponential" and staircase:
+        shape = _stairs(base, end, float(decay_rate), decay_steps, total_steps)
     elif name == "exponential":
-        _check(0 < options["decay_rate"] <= 1, "config.schedule.decay_rate", options["decay_rate"], "0 < value <= 1")
-        _check(options["decay_epochs"] > 0, "config.schedule.decay_epochs", options["decay_epochs"], "more than 0")
-        decay_steps = float(options["decay_epochs"]) * float(steps_per_epoch)
-        if options["staircase"]:
-            shape = _stairs(base, end, float(options["decay_rate"]), decay_steps, total_steps)
-        else:
-            shape = _exponential(base, end, float(options["decay_rate"]), decay_steps)
+        shape = _exponential(base, end, float(decay_rate), decay_steps)
     elif name == "polynomial":
-        _check(options["power"] > 0, "config.schedule.power", options["power"], "more than 0")
-        shape = _polynomial(base, end, float(options["power"]), total_steps)
+        shape = _polynomial(base, end, float(power), total_steps)
     else:
+        assert name == "cosine", name
         shape = _cosine(base, end, total_steps)
     return _with_warmup(shape, float(warmup_epochs) * float(steps_per_epoch), float(warmup_start))
-
-
-def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of schedule `name`: its defaults, overridden by the given ones."""
-    if name not in _DEFAULTS:
-        raise UserError(f"config.schedule.name = {name!r}: {must_be_one_of(name, _DEFAULTS)}")
-    for option in given:
-        if option not in _DEFAULTS[name]:
-            allowed = ", ".join(OPTIONS[name]) or "none"
-            raise UserError(f"config.schedule.{option} is not read by schedule {name!r}; its options: {allowed}")
-    return {**_DEFAULTS[name], **given}
-
-
-def _check(holds: bool, field: str, value: object, allowed: str) -> None:
-    if not holds:  # `not (NaN > 0)` is true: NaN is refused too.
-        raise UserError(f"{field} = {value!r}; allowed: {allowed}")
 
 
 def _float(steps: jax.Array) -> jax.Array:

@@ -111,7 +111,7 @@ def _train(batches, network, dtype, devices, mode, batch_norm, accumulation, mod
     # at each step. With small inputs and steps rounding stays rounding, and a wrong number would still be seen.
     violent = model.lrn and dtype == jnp.float64
     rate, normalization = (0.01, "caffe") if violent else (2e-5 if model.batch_norm else 1e-3, "inception")
-    optimizer = optimizers.make_optimizer("sgd", learning_rate=rate, weight_decay=2e-4)
+    optimizer = optimizers.specify("sgd", weight_decay=2e-4).build(rate)
     objective = step.Objective(
         preprocess.get_normalization(normalization),
         dtype,

@@ -82,7 +82,7 @@ def training_step(network, dtype, param_dtype="float32", accumulation=1, **optio
     )
     spec = registry.get_spec(network)
     size = spec.min_image_size
-    optimizer = optimizers.make_optimizer("sgd", learning_rate=0.1, weight_decay=1e-4, clip_norm=1.0)
+    optimizer = optimizers.specify("sgd", weight_decay=1e-4, clip_norm=1.0).build(0.1)
     objective = step.Objective(
         preprocess.get_normalization("inception"),
         model.dtype,

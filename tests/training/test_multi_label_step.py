@@ -83,7 +83,7 @@ def trained(devices, mode, accumulation):
         normalization, jnp.float64, (0.3,), 0.1, [1.0, 2.0, 1.0, 0.5, 1.0], accumulation=accumulation,
         augmentation=DeviceAugmentation(mixing=Mixing(mixup_alpha=0.4)),
     )  # fmt: skip
-    optimizer = optimizers.make_optimizer("sgd", learning_rate=0.01)
+    optimizer = optimizers.specify("sgd").build(0.01)
     place = Devices(mode, devices)
     start = state.create(initial(False, jnp.float64), optimizer, keep_ema=False)
     now, shape = place.replicate(start), place.abstract_batch(BATCH, SIZE, label_columns=5)

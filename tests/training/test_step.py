@@ -261,9 +261,7 @@ def test_state_is_donated_and_no_other_shape_is_taken():
 
 
 def adam():
-    return optimizers.make_optimizer(
-        "adamw", learning_rate=lambda count: 0.1 / (1.0 + count.astype(jnp.float32)), weight_decay=0.01
-    )
+    return optimizers.specify("adamw", weight_decay=0.01).build(lambda count: 0.1 / (1.0 + count.astype(jnp.float32)))
 
 
 def with_time(current, time):

@@ -62,7 +62,7 @@ def prepare(
     variables = init_variables(model, jax.random.key(0), SIZE)
     frozen = freezing.find_frozen(freeze, variables, frozen_batch_norm) if freeze else freezing.Freezing()
     model = model.clone(bn_frozen=frozen.frozen_statistics)
-    optimizer = frozen.optimizer(optimizers.make_optimizer("sgd", learning_rate=0.1))
+    optimizer = frozen.optimizer(optimizers.specify("sgd").build(0.1))
     objective = step.Objective(
         preprocess.get_normalization("inception"), dtype, (), accumulation=accumulation, freezing=frozen, **options
     )
