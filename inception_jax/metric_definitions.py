@@ -130,16 +130,6 @@ class Metric:
         return {"title": self.title, "better": self.better, "percent": self.percent}
 
 
-def class_counts(predictions: Predictions, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts per class: int64 [num_classes] each, examples of the class, predictions of it, and right predictions."""
-    predicted = predictions.classes[:, 0]
-    right = predictions.labels[predictions.labels == predicted]
-    support, taken, correct = (
-        np.bincount(classes, minlength=num_classes) for classes in (predictions.labels, predicted, right)
-    )
-    return support, taken, correct
-
-
 @dataclasses.dataclass(frozen=True)
 class ClassMetrics:
     """Precision, recall and F1 of every class.
@@ -174,7 +164,10 @@ class ClassMetrics:
 
 def class_metrics(predictions: Predictions, num_classes: int) -> ClassMetrics:
     """Precision, recall and F1 of every class, by the most probable class of each example."""
-    return ClassMetrics(*class_counts(predictions, num_classes))
+    predicted = predictions.classes[:, 0]
+    right = predictions.labels[predictions.labels == predicted]
+    columns = (predictions.labels, predicted, right)
+    return ClassMetrics(*(np.bincount(classes, minlength=num_classes) for classes in columns))
 
 
 def balanced_accuracy(predictions: Predictions) -> float:
@@ -237,14 +230,10 @@ def mean_average_precision(predictions: MultiLabelPredictions) -> float:
     A class without examples has no recall and is left out, as torchmetrics' `MultilabelAveragePrecision` does;
     scikit-learn counts it as 0.
     """
-    found = np.array(
-        [
-            average_precision(*column)
-            for column in zip(predictions.labels.T, predictions.log_probabilities.T, strict=True)
-            if column[0].any()
-        ]
-    )
-    return float(found.mean()) if len(found) else float("nan")
+    found = multi_label_class_metrics(predictions)
+    assert found.average_precision is not None
+    values = found.average_precision[found.support > 0]
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def micro_f1(predictions: MultiLabelPredictions) -> float:

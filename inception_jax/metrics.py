@@ -36,6 +36,7 @@ class Accumulator:
     """
 
     labels = "single"
+    _kind: type[Predictions | MultiLabelPredictions] = Predictions
     _sum_names: tuple[str, ...] = SUMS
 
     def __init__(self, num_classes: int, *, max_confusion_classes: int = MAX_CONFUSION_CLASSES):
@@ -48,7 +49,6 @@ class Accumulator:
         self.num_classes = num_classes
         self._sums = dict.fromkeys(self._sum_names, 0.0)
         self._rows: list[tuple[np.ndarray, ...]] = []
-        self._num_rows = 0
         self._predictions: Predictions | MultiLabelPredictions | None = None
         self._result: dict[str, float | int] | None = None
         kept = num_classes <= max_confusion_classes
@@ -81,8 +81,43 @@ class Accumulator:
         """
         self._check_sums(sums)
         if classes is not None:
-            self._add_rows(classes, probabilities, labels, mask, index)
+            index, labels, classes, probabilities = self._unmasked(
+                mask, index, labels=labels, classes=classes, probabilities=probabilities
+            )
+            if labels.ndim != 1 or classes.shape != probabilities.shape:
+                raise ValueError(
+                    f"rows do not fit together: labels {labels.shape}, classes {classes.shape}, probabilities "
+                    f"{probabilities.shape}"
+                )
+            if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+                raise ValueError(
+                    f"labels from {labels.min()} to {labels.max()}, but there are {self.num_classes} classes"
+                )
+            if self._confusion is not None:
+                np.add.at(self._confusion, (labels, classes[:, 0]), 1)
+            wide = np.promote_types(probabilities.dtype, np.float32)
+            self._rows.append((index, labels.astype(np.int32), classes.astype(np.int32), probabilities.astype(wide)))
         self._add_sums(sums)
+
+    def _unmasked(
+        self, mask: np.ndarray | None, index: np.ndarray | None, **columns: np.ndarray | None
+    ) -> list[np.ndarray]:
+        """The unmasked rows of columns: their positions in the split, int64, and the columns."""
+        if missing := [name for name, column in columns.items() if column is None]:
+            raise ValueError(f"{', '.join(columns)} do not fit together: there is no {missing[0]}")
+        arrays = {name: np.asarray(column) for name, column in columns.items()}
+        arrays["mask"] = np.ones(len(arrays["labels"]), bool) if mask is None else np.asarray(mask, bool)
+        arrays |= {} if index is None else {"index": np.asarray(index)}
+        if len({len(array) for array in arrays.values()}) > 1:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+            raise ValueError(f"rows do not fit together: {shapes}")
+        kept = arrays.pop("mask")
+        place = arrays.pop("index")[kept] if index is not None else self._num_rows + np.arange(kept.sum())
+        return [place.astype(np.int64), *(array[kept] for array in arrays.values())]
+
+    @property
+    def _num_rows(self) -> int:
+        return sum(len(index) for index, *_ in self._rows)
 
     def _check_sums(self, sums: Mapping[str, Any]) -> None:
         if missing := [name for name in self._sum_names if name not in sums]:
@@ -92,44 +127,6 @@ class Accumulator:
         self._predictions = self._result = None
         for name in self._sum_names:
             self._sums[name] += float(sums[name])
-
-    def _add_rows(
-        self,
-        classes: np.ndarray,
-        probabilities: np.ndarray | None,
-        labels: np.ndarray | None,
-        mask: np.ndarray | None,
-        index: np.ndarray | None,
-    ) -> None:
-        if labels is None or probabilities is None:
-            raise ValueError("classes come with probabilities and labels")
-        classes, probabilities, labels = np.asarray(classes), np.asarray(probabilities), np.asarray(labels)
-        mask = np.ones(labels.shape, bool) if mask is None else np.asarray(mask, bool)
-        if (
-            labels.ndim != 1
-            or classes.shape != probabilities.shape
-            or not (len(classes) == len(labels) == len(mask) and (index is None or len(index) == len(labels)))
-        ):
-            raise ValueError(
-                f"rows do not fit together: classes {classes.shape}, probabilities {probabilities.shape}, "
-                f"labels {labels.shape}, mask {mask.shape}"
-            )
-        count = int(mask.sum())
-        index = np.arange(self._num_rows, self._num_rows + count) if index is None else np.asarray(index)[mask]
-        classes, probabilities, labels = classes[mask], probabilities[mask], labels[mask]
-        if count and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise ValueError(f"labels from {labels.min()} to {labels.max()}, but there are {self.num_classes} classes")
-        if self._confusion is not None:
-            np.add.at(self._confusion, (labels, classes[:, 0]), 1)
-        self._rows.append(
-            (
-                index.astype(np.int64),
-                labels.astype(np.int32),
-                classes.astype(np.int32),
-                probabilities.astype(np.promote_types(probabilities.dtype, np.float32)),
-            )
-        )
-        self._num_rows += count
 
     def merge(self, other: Accumulator, *, shared_sums: bool = False) -> Accumulator:
         """Adds the content of another accumulator to this one.
@@ -156,7 +153,6 @@ class Accumulator:
             self._confusion = self._confusion + other._confusion
         self._predictions = self._result = None
         self._rows = self._rows + other._rows
-        self._num_rows += other._num_rows
         return self
 
     @property
@@ -222,11 +218,8 @@ class Accumulator:
         if not self._rows:
             raise ValueError("no predictions were added")
         if self._predictions is None:
-            self._predictions = self._sorted_rows()
+            self._predictions = self._kind(*self._sorted_columns())
         return self._predictions
-
-    def _sorted_rows(self) -> Predictions | MultiLabelPredictions:
-        return Predictions(*self._sorted_columns())
 
     def _sorted_columns(self) -> list[np.ndarray]:
         """The columns of all rows, `index` first, in the order of the split."""
@@ -245,6 +238,7 @@ class MultiLabelAccumulator(Accumulator):
     """
 
     labels = "multi"
+    _kind = MultiLabelPredictions
     _sum_names = (*MULTI_SUMMED, "count")
 
     def __init__(self, num_classes: int):
@@ -278,22 +272,13 @@ class MultiLabelAccumulator(Accumulator):
         """
         self._check_sums(sums)
         if log_probabilities is not None:
-            if labels is None:
-                raise ValueError("log_probabilities come with labels")
-            logs, labels = np.asarray(log_probabilities), np.asarray(labels)
-            mask = np.ones(len(labels), bool) if mask is None else np.asarray(mask, bool)
-            if not (logs.shape == labels.shape == (len(mask), self.num_classes)) or (
-                index is not None and len(index) != len(mask)
-            ):
+            own, labels, logs = self._unmasked(mask, index, labels=labels, log_probabilities=log_probabilities)
+            if not logs.shape == labels.shape == (len(logs), self.num_classes):
                 raise ValueError(
-                    f"rows do not fit together: log_probabilities {logs.shape}, labels {labels.shape}, mask "
-                    f"{mask.shape}; {self.num_classes} classes"
+                    f"rows do not fit together: labels {labels.shape}, log_probabilities {logs.shape}; "
+                    f"{self.num_classes} classes"
                 )
-            count = int(mask.sum())
-            own = np.arange(self._num_rows, self._num_rows + count) if index is None else np.asarray(index)[mask]
-            wide = np.promote_types(logs.dtype, np.float32)
-            self._rows.append((own.astype(np.int64), labels[mask].astype(bool), logs[mask].astype(wide)))
-            self._num_rows += count
+            self._rows.append((own, labels.astype(bool), logs.astype(np.promote_types(logs.dtype, np.float32))))
         self._add_sums(sums)
 
     def class_metrics(self) -> ClassMetrics:
@@ -303,9 +288,6 @@ class MultiLabelAccumulator(Accumulator):
     def top1_interval(self) -> None:
         """None: there is no top-1 accuracy."""
         return None
-
-    def _sorted_rows(self) -> MultiLabelPredictions:
-        return MultiLabelPredictions(*self._sorted_columns())
 
 
 def make_accumulator(num_classes: int, labels: str = "single") -> Accumulator:
@@ -352,3 +334,10 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -
     half = z * math.sqrt(p * (1 - p) / trials + square / (4 * trials)) / (1 + square)
     # At the ends the formula gives exactly 0 or 1, except for rounding.
     return (0.0 if successes == 0 else center - half, 1.0 if successes == trials else center + half)
+
+
+def accuracy_interval(accuracy: float | None, count: int | None) -> tuple[float, float] | None:
+    """The 95 % interval of an accuracy of so many examples; None where these are not known, or are impossible."""
+    if accuracy is None or not count or not 0 <= accuracy <= 1 <= count:
+        return None
+    return wilson_interval(round(accuracy * count), int(count))
