@@ -107,6 +107,11 @@ def prepare() -> None:
         sys.stderr = SafeStream(sys.stderr)
 
 
+def is_terminal(stream: TextIO | SafeStream) -> bool:
+    """Returns whether a stream is a terminal that can draw lines anew."""
+    return stream.isatty() and os.environ.get("TERM") not in (None, "dumb", "unknown")
+
+
 def stdout_failure() -> OSError | None:
     """Flushes standard output; returns the error where that, or a write before it, has failed."""
     try:

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from inception_jax.data.channels import to_rgb
 from inception_jax.data.names import one_line
-from inception_jax.errors import UserError, write_error
+from inception_jax.errors import UserError
+from inception_jax.runs.manifest import replace_bytes
 
 FILE = "training_batch.png"
 """In the workdir: images of the run's first batch."""
@@ -57,13 +58,7 @@ def draw(
     notes.add_text("Software", _OURS.decode())
     content = io.BytesIO()
     sheet.save(content, "png", pnginfo=notes, compress_level=1)
-    path = Path(path)
-    try:
-        new = path.with_name(f".{path.name}.new")
-        new.write_bytes(content.getvalue())
-        os.replace(new, path)
-    except OSError as error:
-        raise write_error(path, error) from None
+    replace_bytes(path, content.getvalue(), sync=False)
 
 
 def refuse_other_file(path: str | os.PathLike, flag: str) -> None:

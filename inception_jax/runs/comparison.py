@@ -15,11 +15,12 @@ from typing import Any
 
 from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.metric_definitions import DEFAULT_METRIC, METRICS, TO_TARGET, Metric, describe
-from inception_jax.metrics import wilson_interval
+from inception_jax.metrics import accuracy_interval
 from inception_jax.runs import environment, listing, remote_workdir, run_state, time_to_target
+from inception_jax.runs.file_forms import NUMBER, OBJECT, has_type
 from inception_jax.runs.formatting import per_head
 from inception_jax.runs.manifest import ABSENT, flatten, same_value
-from inception_jax.runs.run_state import NUMBER, OBJECT, RunState, has_type
+from inception_jax.runs.run_state import RunState
 
 _LOG_HEAD_BYTES = 1 << 14  # bytes of train.log in which the first start logs the number of parameters
 
@@ -35,10 +36,8 @@ class Outcome:
     """The results of a run up to now; None stands for what is not known.
 
     Attributes:
-      status, why, step, total_steps: as in `listing.RunEntry`.
-      epochs: passes over the training split.
+      entry: the line of the listing.
       split, weights: of the final evaluation, or of the newest one where there is no final one.
-      evaluated_at: step of that evaluation.
       top1, top5: accuracies, 0 to 1.
       top1_interval: (low, high) of the accuracy, 95 %, by Wilson's score.
       loss: of the evaluation.
@@ -54,14 +53,9 @@ class Outcome:
       target: of the run, and what it needed to reach it, as in result.json.
     """
 
-    status: str
-    why: str
-    step: int | None
-    total_steps: int | None
-    epochs: float | None
+    entry: listing.RunEntry
     split: str | None
     weights: str | None
-    evaluated_at: int | None
     top1: float | None
     top5: float | None
     top1_interval: tuple[float, float] | None
@@ -208,29 +202,25 @@ def _find_metric(runs: Sequence[RunState], name: str) -> Metric:
 
 def outcome(run: RunState, metric: Metric = METRICS["top1"], weights: str | None = None) -> Outcome:
     """Returns the results of one run by a metric; `weights` as in `compare`."""
-    line, evaluations = listing.make_entry(run), run.evaluations(weights)
+    evaluations = run.evaluations(weights)
     final = evaluations[-1] if evaluations else _of_result(run.result, weights)
     count = final.get("count")
-    train = run.of_kind("train")
+    last = (run.of_kind("train") or [{}])[-1]
+    losses = ({"total": last["loss"]} if "loss" in last else {}) | dict(per_head(last, "loss"))
     speeds = [row["images_per_second"] for row in run.timing if "images_per_second" in row]
     wall = run.timing[-1].get("wall_seconds") if run.timing else None
     return Outcome(
-        status=line.status,
-        why=line.why,
-        step=line.step,
-        total_steps=line.total_steps,
-        epochs=line.epoch,
+        entry=listing.make_entry(run),
         split=final.get("split"),
         weights=final.get("weights"),
-        evaluated_at=final.get("step"),
         top1=final.get("top1"),
         top5=final.get("top5"),
         loss=final.get("loss"),
         value=final.get(metric.name),
         count=count,
-        top1_interval=_interval(final.get("top1"), count),
+        top1_interval=accuracy_interval(final.get("top1"), count),
         best=_best(evaluations, metric),
-        train_losses=_losses(train[-1]) if train else {},
+        train_losses=losses,
         wall_seconds=run.result.get("wall_seconds", wall),
         compile_seconds=run.result.get("compile_seconds"),
         data_wait_seconds=run.result.get("data_wait_seconds"),
@@ -320,12 +310,6 @@ def _warnings(runs: Sequence[RunState], labels: Sequence[str], outcomes: Sequenc
     return found
 
 
-def _interval(accuracy: float | None, count: int | None) -> tuple[float, float] | None:
-    if accuracy is None or not count or not 0 <= accuracy <= 1 <= count:
-        return None
-    return wilson_interval(round(accuracy * count), int(count))
-
-
 def _best(evaluations: Sequence[Mapping[str, Any]], metric: Metric) -> tuple[float, float] | None:
     rows = [row for row in evaluations if math.isfinite(row.get(metric.name, math.nan))]
     if not rows:
@@ -343,10 +327,6 @@ def _of_result(result: Mapping[str, Any], weights: str | None) -> Mapping[str, A
                 values = {name: value for name, value in kinds[kind].items() if has_type(value, NUMBER)}
                 return {"split": split, "weights": kind, "step": result.get("steps"), **values}
     return {}
-
-
-def _losses(row: Mapping[str, Any]) -> dict[str, float]:
-    return ({"total": row["loss"]} if "loss" in row else {}) | dict(per_head(row, "loss"))
 
 
 def _parameters(path: Path) -> int | None:

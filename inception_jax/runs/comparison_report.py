@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+
 from inception_jax.errors import write_error
-from inception_jax.metric_definitions import SUMMED, TO_TARGET
+from inception_jax.metric_definitions import METRICS, SUMMED, TO_TARGET
 from inception_jax.runs import comparison_plot, html_page, listing, plot_style, remote_workdir, tables, time_to_target
-from inception_jax.runs.comparison import Comparison, Outcome
+from inception_jax.runs.comparison import Comparison
 from inception_jax.runs.formatting import format_duration, format_metric, format_number, format_rate
 from inception_jax.runs.tables import UNKNOWN, code, escape
 
@@ -42,7 +44,7 @@ def format_text(comparison: Comparison, *, width: int = 160) -> str:
     for table in _tables(comparison):
         rows = [[plot_style.shorten(cell, _LONGEST) for cell in row] for row in table.rows]
         formatted = tables.format_table([table.head, *rows], table.align)
-        if max(map(tables.text_width, formatted.splitlines())) > width:
+        if max(map(cell_len, formatted.splitlines())) > width:
             formatted = "\n\n".join(tables.split_table(table.head, rows, width, table.align))
         parts.append(f"{table.title}\n{formatted}")
     parts += [*_remarks(comparison), *(f"note: {note}" for run in comparison.runs for note in run.notes)]
@@ -116,17 +118,17 @@ def _result(comparison: Comparison) -> _Table:
         rows.append(
             [
                 label,
-                _status(one),
-                _steps(one),
-                _format_or_unknown(one.epochs, "{:.4g}"),
+                listing.format_status(one.entry),
+                _steps(one.entry),
+                _format_or_unknown(one.entry.epoch, "{:.4g}"),
                 one.split or UNKNOWN,
                 one.weights or UNKNOWN,
                 *(
-                    format_percent(one.top1),
+                    format_metric(METRICS["top1"], one.top1),
                     f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f} %" if interval else UNKNOWN,
-                    format_percent(one.top5),
+                    format_metric(METRICS["top5"], one.top5),
                 )[: len(accuracies)],
-                UNKNOWN if one.loss is None else format_number(one.loss),
+                format_metric(METRICS["loss"], one.loss),
                 *(format_metric(metric, one.value) for _ in own),
                 format_metric(metric, one.best[0]) if one.best else UNKNOWN,
                 f"{one.best[1]:.4g}" if one.best else UNKNOWN,
@@ -175,7 +177,9 @@ def _targets(comparison: Comparison) -> Iterator[_Table]:
         if target:
             reached = target.get("reached") or {}
             values = [reached.get(name.removesuffix(time_to_target.SUFFIX)) for name in TO_TARGET]
-            rows.append([label, time_to_target.describe_target(target)[1], *map(_format_needed, TO_TARGET, values)])
+            rows.append(
+                [label, time_to_target.describe_target(target)[1], *map(format_metric, TO_TARGET.values(), values)]
+            )
             if not reached:
                 rows[-1][2] = "not reached"
     yield _without_unknown(_Table("Time to target", ("run", "target", *names), rows, "ll" + "r" * len(names)))
@@ -192,10 +196,6 @@ def _targets(comparison: Comparison) -> Iterator[_Table]:
         yield _Table("Time to target, median over seeds", head, rows, "lr" + "r" * len(names))
 
 
-def _format_needed(name: str, value: float | None) -> str:
-    return UNKNOWN if value is None else format_metric(TO_TARGET[name], value)
-
-
 def _remarks(comparison: Comparison) -> Iterator[str]:
     known = [run for run in comparison.runs if run.config]
     if len(known) > 1:
@@ -203,14 +203,9 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
         yield f"configs: the same otherwise: {fields}" if comparison.config else f"configs: all {fields} are the same"
     for group in comparison.equal:
         yield f"{', '.join(group)} ended in the same state, bit for bit"
-    ended = [one for one in comparison.outcomes if one.status == "finished" and one.fingerprint]
+    ended = [one for one in comparison.outcomes if one.entry.status == "finished" and one.fingerprint]
     if len(ended) > 1 and not comparison.equal and not comparison.config:
         yield "the configs are equal, but no two of the runs ended in the same state"
-
-
-def format_percent(value: float | None) -> str:
-    """Formats a fraction in per cent: `98.61 %`; None as unknown."""
-    return UNKNOWN if value is None else f"{100 * value:.2f} %"
 
 
 def write(comparison: Comparison, folder: str | os.PathLike, *, x: str = "epoch") -> list[Path]:
@@ -240,11 +235,7 @@ def write(comparison: Comparison, folder: str | os.PathLike, *, x: str = "epoch"
     return [path for path in files if path.exists()]
 
 
-def _status(one: Outcome) -> str:
-    return f"{one.status} ({one.why})" if one.why.startswith("SIG") or one.why == "killed" else one.status
-
-
-def _steps(one: Outcome) -> str:
+def _steps(one: listing.RunEntry) -> str:
     if one.step is None:
         return UNKNOWN
     return f"{one.step:,}" + (f"/{one.total_steps:,}" if one.total_steps not in (None, one.step) else "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def describe() -> dict[str, Any]:
         },
         "cpu": {
             "machine": platform.machine(),
-            "features": " ".join(_cpu_features()),
+            "features": " ".join(_cpu_features(processor_lines())),
             "count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         },
     }
@@ -177,12 +177,16 @@ def _remedy(variable: str, value: Any) -> str:
     return f"set {variable}={int(value) if isinstance(value, bool) else value}"
 
 
-def _cpu_features(file: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """The features of the first processor that decide which code a compiler chooses; [] where they are not known."""
+def processor_lines(file: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """What the system says of the first processor, line by line; [] where that is not known."""
     try:
-        lines = file.read_text(encoding="ascii", errors="replace").splitlines()
+        return file.read_text(encoding="ascii", errors="replace").partition("\n\n")[0].splitlines()
     except OSError:
         return []
+
+
+def _cpu_features(lines: Sequence[str]) -> list[str]:
+    """The features of a processor that decide which code a compiler chooses; [] where they are not known."""
     named = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
     return sorted(name for name in named.partition(":")[2].split() if name.startswith(_FEATURES))
 

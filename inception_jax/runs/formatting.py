@@ -18,9 +18,7 @@ class Phase:
 
     Attributes:
       text: what is being done.
-      total: number of items to do, where that is known.
       recurs: whether it happens again and again, as an evaluation does, so that it counts in the remaining time.
-      done: items done; the caller counts.
       note: a result that the caller may set; shown with the seconds at the end.
       seconds: how long it took, phases inside it included; 0.0 until it has ended.
       started: when it began, by the clock of its `ProgressStatus`.
@@ -28,9 +26,7 @@ class Phase:
     """
 
     text: str
-    total: int | None = None
     recurs: bool = False
-    done: int = 0
     note: str = ""
     seconds: float = 0.0
     started: float = 0.0
@@ -44,7 +40,7 @@ class ProgressStatus:
     Attributes:
       title: the model's name, or another name for this run.
       step: steps done.
-      total_steps: steps of the whole run; None where there is no training (evaluation alone).
+      total_steps: steps of the whole run.
       steps_per_epoch: None where epochs do not apply.
       clock: returns seconds; the times below and `Phase.started` are of this clock.
       started: when the run began.
@@ -56,7 +52,7 @@ class ProgressStatus:
 
     title: str
     step: int
-    total_steps: int | None
+    total_steps: int
     steps_per_epoch: float | None
     clock: Callable[[], float]
     started: float
@@ -89,11 +85,6 @@ def format_progress(status: ProgressStatus) -> str:
     if status.eta is not None:
         parts.append(f"ETA {format_duration(status.eta)}")
     return "  ".join(parts)
-
-
-def format_evaluation(row: Mapping[str, Any]) -> str:
-    """Formats an evaluation row: `test (ema): top-1 98.61 %, top-5 100.00 %, loss 0.0521, 360 examples`."""
-    return f"{row['split']} ({row['weights']}): {format_scores(row)}, {row['count']:,} examples"
 
 
 def format_scores(values: Mapping[str, Any]) -> str:
@@ -153,14 +144,13 @@ def format_duration(seconds: float) -> str:
 
 def format_steps(status: ProgressStatus) -> str:
     """Formats the steps done and their total, `550/1,800`, padded to a constant width."""
-    assert status.total_steps is not None  # only shown while training
     total = f"{status.total_steps:,}"
     return f"{status.step:>{len(total)},}/{total}"
 
 
 def format_epochs(status: ProgressStatus) -> str:
     """Formats the epochs done and their total, `12.25/40`, padded to a constant width."""
-    assert status.total_steps is not None and status.steps_per_epoch is not None  # only shown while training
+    assert status.steps_per_epoch is not None  # only shown where epochs apply
     epochs = status.total_steps / status.steps_per_epoch
     total = f"{epochs:.4g}" if epochs < 1000 else f"{epochs:,.0f}"
     width = len(f"{epochs:,.2f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError, nearest
+from inception_jax.metric_definitions import METRICS
 from inception_jax.runs import formatting, run_state, tables
 from inception_jax.runs.run_state import RunState
 
@@ -209,12 +211,15 @@ def format_text(entries: Sequence[RunEntry], folder: str | os.PathLike) -> str:
         "device",
     )
     rows = [_cells(one, Path(folder)) for one in entries]
-    counts: dict[str, int] = {}
-    for one in entries:
-        counts[one.status] = counts.get(one.status, 0) + 1
+    counts = collections.Counter(one.status for one in entries)
     summary = f"{len(entries)} run{'s' * (len(entries) != 1)}: " + ", ".join(f"{n} {s}" for s, n in counts.items())
     notes = [f"note: {note}" for one in entries for note in one.notes]
     return "\n".join([tables.format_table([head, *rows], "llrrrrlrrlll"), "", summary, *notes])
+
+
+def format_status(one: RunEntry) -> str:
+    """Formats the status of a run, with the signal that ended it."""
+    return f"{one.status} ({one.why})" if one.why.startswith("SIG") or one.why == "killed" else one.status
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
@@ -223,14 +228,13 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def _cells(one: RunEntry, folder: Path) -> list[str]:
-    status = one.status + (f" ({one.why})" if one.why.startswith("SIG") or one.why == "killed" else "")
     step = "–" if one.step is None else f"{one.step:,}"
     return [
         os.path.relpath(one.path, folder) if one.path != str(folder) else ".",
-        status,
+        format_status(one),
         step + ("" if one.total_steps is None else f"/{one.total_steps:,}"),
         "–" if one.epoch is None else f"{one.epoch:.4g}",
-        "–" if one.loss is None else formatting.format_number(one.loss),
+        formatting.format_metric(METRICS["loss"], one.loss),
         _format_accuracy(one),
         one.weights or "–",
         "–" if one.age_seconds is None else f"{formatting.format_duration(one.age_seconds)} ago",
@@ -244,7 +248,7 @@ def _cells(one: RunEntry, folder: Path) -> list[str]:
 def _format_accuracy(one: RunEntry) -> str:
     if one.top1 is None and one.mean_average_precision is not None:
         return f"{100 * one.mean_average_precision:.2f} % mAP"
-    return "–" if one.top1 is None else f"{100 * one.top1:.2f} %"
+    return formatting.format_metric(METRICS["top1"], one.top1)
 
 
 def _children(folder: Path) -> list[Path]:

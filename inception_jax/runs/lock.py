@@ -11,7 +11,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from inception_jax import file_locks
@@ -29,17 +29,16 @@ class WorkdirLocked(UserError):
 
 
 @contextlib.contextmanager
-def lock_workdir(workdir: str | os.PathLike, warn: Callable[[str], None] | None = None) -> Iterator[Path]:
+def lock_workdir(workdir: str | os.PathLike) -> Iterator[Path]:
     """Locks the workdir for this process; makes it, with its parents, where it is missing.
 
     The kernel releases the lock when the process ends, however it ends, so a kill leaves nothing to clean up. The file
     records the holder as one JSON object: pid, host and start. On release the file is emptied and stays: unlinking it
-    would let two processes lock two files of the same name.
+    would let two processes lock two files of the same name. Where the file system has no locks (some parallel ones have
+    none), a line on stderr says so.
 
     Args:
       workdir: a directory of a mounted file system.
-      warn: gets one line where the file system has no locks (some parallel ones have none) and the run continues
-        without; default: a line on stderr.
 
     Yields:
       The workdir.
@@ -52,7 +51,7 @@ def lock_workdir(workdir: str | os.PathLike, warn: Callable[[str], None] | None 
     _refuse_address(workdir)
     descriptor = _open(workdir)
     try:
-        _lock(workdir, descriptor, warn)
+        _lock(workdir, descriptor)
         _write(workdir, descriptor, json.dumps(_own_record()) + "\n")
         try:
             yield workdir
@@ -149,7 +148,7 @@ def _cannot_use(workdir: Path, error: OSError) -> UserError:
     return write_error(f"workdir {workdir}", error)
 
 
-def _lock(workdir: Path, descriptor: int, warn: Callable[[str], None] | None) -> None:
+def _lock(workdir: Path, descriptor: int) -> None:
     deadline = time.monotonic() + _QUERY_SECONDS
     try:
         while not file_locks.try_lock(descriptor):
@@ -157,8 +156,10 @@ def _lock(workdir: Path, descriptor: int, warn: Callable[[str], None] | None) ->
                 raise _in_use(workdir, _read(descriptor))
             time.sleep(_QUERY_SECONDS / 20)
     except file_locks.LocksUnsupported as error:
-        warn = warn or (lambda text: print(text, file=sys.stderr))
-        warn(f"workdir {workdir}: its file system has no locks ({error.strerror}): nothing keeps a second run out")
+        print(
+            f"workdir {workdir}: its file system has no locks ({error.strerror}): nothing keeps a second run out",
+            file=sys.stderr,
+        )
     except OSError as error:
         raise write_error(f"workdir {workdir}", error) from None
 

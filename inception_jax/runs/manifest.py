@@ -153,22 +153,50 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
     Raises:
       UserError: it cannot be written; the old content stays.
     """
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: str | os.PathLike, content: bytes, *, sync: bool = True) -> None:
+    """Replaces the content of a file atomically: a crash at any moment leaves the old content or the new.
+
+    Args:
+      path: of the file.
+      content: the new content.
+      sync: whether to wait until the disk has it; otherwise a loss of power may undo it.
+
+    Raises:
+      UserError: it cannot be written; the old content stays.
+    """
     path = Path(path)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with open(new, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with open(new, "wb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(new, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # or a loss of power may undo the rename
-        finally:
-            os.close(directory)
+        if sync:
+            directory = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)  # or a loss of power may undo the rename
+            finally:
+                os.close(directory)
     except OSError as error:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
+        raise write_error(path, error) from None
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Makes a folder, and those above it, where they are missing.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
         raise write_error(path, error) from None
 
 

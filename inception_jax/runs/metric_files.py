@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError, write_error
+from inception_jax.runs.manifest import replace_bytes
 from inception_jax.runs.metric_rows import encode_row, parse_lines, parse_row, to_plain_scalar
 from inception_jax.runs.tensorboard import AppendedFile, EventFile
 
@@ -186,24 +187,27 @@ def to_scalars(file: str, row: Mapping[str, Any]) -> Scalars:
 
 
 class FollowedFile:
-    """Reads the rows of a metric file that a run is writing, each once."""
+    """Reads the rows of a metric file that a run is writing, each once.
+
+    Attributes:
+      offset: bytes that have been read.
+    """
 
     def __init__(self, path: str | os.PathLike):
         """Starts before the first row of a file, which may be missing."""
-        self._path, self._offset = Path(path), 0
+        self._path, self.offset = Path(path), 0
 
-    def new_rows(self) -> list[Scalars]:
+    def new_rows(self) -> list[dict[str, Any]]:
         """The rows that were added since the last call. Raises OSError where the file cannot be read."""
         try:
             with open(self._path, "rb") as file:
-                file.seek(self._offset)
+                file.seek(self.offset)
                 content = file.read()
         except FileNotFoundError:
             return []
         complete = content[: content.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        rows = (parse_row(line) for line in complete.split(b"\n"))
-        return [to_scalars(self._path.name, row) for row in rows if row is not None]
+        self.offset += len(complete)
+        return [row for line in complete.split(b"\n") if (row := parse_row(line)) is not None]
 
 
 def describe_rows(content: bytes, before: Mapping[str, int] | None = None) -> dict[str, int]:
@@ -303,12 +307,7 @@ def _filter_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
     content = b"".join(kept)
     if len(content) == before:
         return 0
-    new = path.with_name(path.name + ".new")
-    with open(new, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    replace_bytes(path, content)
     return len(lines) - len(kept) + incomplete
 
 

@@ -9,14 +9,12 @@ them back as numbers. (null would be read as a missing value, and some tools cou
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
-
-_FROM_TEXT = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+from inception_jax.runs.result import from_json_values, to_json_values
 
 
 def to_plain_scalar(key: str, value: Any) -> str | int | float | bool | None:
@@ -33,14 +31,7 @@ def to_plain_scalar(key: str, value: Any) -> str | int | float | bool | None:
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
     """A row as a line of a metric file."""
-
-    def encoded(value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-        return value
-
-    values = {key: encoded(value) for key, value in row.items()}
-    return json.dumps(values, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(to_json_values(row), allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def parse_row(line: bytes) -> dict[str, Any] | None:
@@ -51,7 +42,7 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or type(row.get("step")) is not int:
         return None
-    return {key: _decode_value(value) for key, value in row.items()}
+    return from_json_values(row)
 
 
 def parse_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
@@ -75,7 +66,3 @@ def parse_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
                 f"{line[:60].decode(errors='replace')!r}; repair the line or remove it"
             )
     return parsed, False
-
-
-def _decode_value(value: Any) -> Any:
-    return _FROM_TEXT.get(value, value) if isinstance(value, str) else value

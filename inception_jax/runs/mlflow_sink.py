@@ -32,11 +32,6 @@ def find_problem() -> str | None:
     return None
 
 
-def open_sink(run: SinkRun) -> MlflowSink:
-    """Begins a run of MLflow, or continues one."""
-    return MlflowSink(run)
-
-
 class MlflowSink(Sink):
     """A run of MLflow."""
 
@@ -83,6 +78,10 @@ class MlflowSink(Sink):
         for path in files:
             self._client.log_artifact(self.run_id, str(path))
         self._client.set_terminated(self.run_id, _STATUS.get(str(result.get("status")), "FAILED"))
+
+
+open_sink = MlflowSink
+"""Begins a run of MLflow, or continues one."""
 
 
 def _allowed(name: str) -> str:

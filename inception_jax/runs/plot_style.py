@@ -8,6 +8,7 @@ a file depend on its content.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inception_jax.data.channels import to_rgb
-from inception_jax.errors import UserError, write_error
+from inception_jax.errors import UserError
+from inception_jax.runs.manifest import replace_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +88,6 @@ def saved_figure(
     path = Path(path)
     if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it exists and is not a regular file")
-    new = path.with_name(f".{path.name}.new")
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # a plot does not depend on the user's matplotlibrc
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]  # the keys are literals in the stubs
@@ -94,12 +95,9 @@ def saved_figure(
         figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)  # type: ignore[arg-type]  # no "none" in stubs
         FigureCanvasAgg(figure)
         yield figure
-        try:
-            figure.savefig(new, format="png", dpi=DPI)
-            os.replace(new, path)
-        except OSError as error:
-            new.unlink(missing_ok=True)
-            raise write_error(path, error) from None
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=DPI)
+        replace_bytes(path, content.getvalue(), sync=False)
 
 
 def inch_axes(figure: Figure) -> Axes:

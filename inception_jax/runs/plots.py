@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inception_jax.runs import plot_style
-from inception_jax.runs.curves import learning_curves
 from inception_jax.runs.plot_style import BLACK, BLUE, GREY, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-
-__all__ = ["confusion_matrix", "first_layer_filters", "learning_curves", "prediction_sheet"]
 
 _NUMBERED = 20  # with at most so many classes every cell has room for a number …
 _NAMED = 60  # … and with at most so many, every class for its name
@@ -31,13 +28,6 @@ _COLUMNS, _ROWS = 8, 3  # of the right and of the wrong predictions
 _CELL, _IMAGE, _HEAD = 1.0, 0.92, 0.34  # inches: a column, the image in it, the line above each half
 _FILTER_COLUMNS, _GAP = 16, 5  # of the filters; pixels between them
 _CAPTIONS = {"right": 0.24, "wrong": 0.36}  # inches: below the image
-
-
-class Images(Protocol):
-    """A sequence of images, of which only the ones drawn are read."""
-
-    def __getitem__(self, index: int, /) -> np.ndarray:
-        """Returns the image of example `index`, uint8 [h, w, C] or [h, w]."""
 
 
 def confusion_matrix(
@@ -166,7 +156,7 @@ def _list_confusions(axes: Axes, matrix: np.ndarray, class_names: Sequence[str])
 
 
 def prediction_sheet(
-    images: Images,
+    read_image: Callable[[int], np.ndarray],
     labels: np.ndarray,
     predictions: np.ndarray,
     probabilities: np.ndarray,
@@ -178,8 +168,7 @@ def prediction_sheet(
     Of the right ones 24, evenly spread from the most to the least probable; of the wrong ones the 24 most probable.
 
     Args:
-      images: `images[i]` is the image of example i, uint8 [h, w, C] or [h, w]; only those that are drawn are read, so
-        it may decode them on demand.
+      read_image: returns the image of example i, uint8 [h, w, C] or [h, w]; called for those that are drawn.
       labels: int [n], true classes.
       predictions: int [n], most probable classes.
       probabilities: float [n], their probabilities.
@@ -218,7 +207,7 @@ def prediction_sheet(
                 bottom = top - _HEAD - row * (_IMAGE + _CAPTIONS[name]) - _IMAGE
                 left = 0.05 + column * _CELL + (_CELL - _IMAGE) / 2
                 classes = class_names[labels[index]], class_names[predictions[index]]
-                image = np.asarray(images[int(index)])
+                image = np.asarray(read_image(int(index)))
                 image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
                 above = height - bottom - _IMAGE
                 plot_style.draw_image(axes, image, left, above, _IMAGE, color=color, linewidth=1.2)
@@ -244,7 +233,7 @@ def _format_prediction(label: str, prediction: str, probability: float) -> str:
     return text if label == prediction else f"{text}\ntrue: {plot_style.shorten(str(label), 15)}"
 
 
-def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike, *, title: str = "first layer") -> Figure:
+def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike) -> Figure:
     """Draws the filters of the first convolution, each scaled to its own range.
 
     The title has the correlation of neighbouring weights, which tells trained filters from noise: it is 0 on average
@@ -253,7 +242,6 @@ def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike, *, title: s
     Args:
       kernel: float [kh, kw, channels, n] with 3 channels (red, green, blue) or 1.
       path: of the PNG file.
-      title: name of the layer.
 
     Returns:
       The figure, with one axes.
@@ -286,7 +274,7 @@ def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike, *, title: s
         axes = figure.add_axes(place)
         axes.imshow(sheet[..., 0] if channels == 1 else sheet, cmap="gray", interpolation="nearest")
         plot_style.hide_axes(axes)
-        text = f"{title}: {count} filters of {height}×{width}×{channels}, each min–max normalized"
+        text = f"first layer: {count} filters of {height}×{width}×{channels}, each min–max normalized"
         if height > 1 and width > 1:
             text += f"\nneighbouring weights correlate by {neighbour_correlation(kernel):.2f} (independent ones: 0)"
         axes.set_title(text, fontsize=9 if total_width > 6 else 7)

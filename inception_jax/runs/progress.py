@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from inception_jax.errors import write_error
 from inception_jax.runs.formatting import Phase, ProgressStatus, format_progress
-from inception_jax.standard_streams import SafeStream
+from inception_jax.standard_streams import SafeStream, is_terminal
 
 if TYPE_CHECKING:
     from inception_jax.runs.notebook import NotebookDisplay
@@ -36,7 +36,7 @@ class Progress:
 
     def __init__(
         self,
-        total_steps: int | None,
+        total_steps: int,
         start_step: int = 0,
         steps_per_epoch: float | None = None,
         log_path: str | os.PathLike | None = None,
@@ -49,7 +49,7 @@ class Progress:
         """Opens the log file (to append), and starts the progress bar in a terminal or a notebook.
 
         Args:
-          total_steps: the step at which the run ends; None for a command that does not train.
+          total_steps: the step at which the run ends.
           start_step: the step from which it continues.
           steps_per_epoch: for the display of epochs; None shows none.
           log_path: None for no log file.
@@ -76,7 +76,7 @@ class Progress:
                 self._log = open(Path(log_path), "a", encoding="utf-8", buffering=1)
             except OSError as error:
                 raise write_error(log_path, error) from None
-        if self._stream.isatty() and os.environ.get("TERM") not in (None, "dumb", "unknown"):
+        if is_terminal(self._stream):
             from inception_jax.runs.terminal import TerminalDisplay
 
             self._terminal = TerminalDisplay(self._status, self._stream)
@@ -94,9 +94,8 @@ class Progress:
         """Moves the bar to a step and writes no line; cheap enough for every step."""
         status = self._status
         status.step = step
-        if status.total_steps is not None:
-            recurring = self._recurring / max(1, step - self._step_time.start)
-            status.eta = self._step_time.remaining(status.total_steps - step, recurring)
+        recurring = self._recurring / max(1, step - self._step_time.start)
+        status.eta = self._step_time.remaining(status.total_steps - step, recurring)
         if self._terminal is not None:
             self._terminal.refresh()
 
@@ -127,12 +126,11 @@ class Progress:
             self._to_stream(text)
 
     @contextlib.contextmanager
-    def phase(self, text: str, total: int | None = None, *, recurs: bool = False) -> Iterator[Phase]:
+    def phase(self, text: str, *, recurs: bool = False) -> Iterator[Phase]:
         """Shows what is done instead of training, and for how long; phases may be nested.
 
         Args:
           text: e.g. "compiling train step".
-          total: number of items, which the caller counts in `Phase.done`.
           recurs: it happens again and again (an evaluation): its time counts in the remaining time, and only its end is
             logged.
 
@@ -140,7 +138,7 @@ class Progress:
           The `Phase`; its `seconds` are known when the block has ended.
         """
         status = self._status
-        phase = Phase(text, total, recurs, started=status.clock())
+        phase = Phase(text, recurs, started=status.clock())
         if not recurs:
             self._to_log(f"{text} ...")
             if self._terminal is None:

@@ -20,6 +20,7 @@ from typing import Any
 from inception_jax.checkpoints.layout import HOST, RECORD_FILE, SUBDIRECTORY
 from inception_jax.data import storage
 from inception_jax.errors import UserError
+from inception_jax.runs.manifest import replace_bytes
 
 _ATTEMPTS = (0.0, 1.0, 5.0)  # seconds before each attempt of the last upload
 _STATE = "state.json"
@@ -210,9 +211,8 @@ class RemoteCopy:
         return files
 
     def _write_state(self) -> None:
-        new = self._state_file.with_name(f".{_STATE}.new")
-        new.write_text(json.dumps({"local": self._local, "remote": self._remote}), encoding="utf-8")
-        os.replace(new, self._state_file)
+        content = json.dumps({"local": self._local, "remote": self._remote})
+        replace_bytes(self._state_file, content.encode(), sync=False)
 
     @contextlib.contextmanager
     def _as_user_error(self, what: str, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:

@@ -14,6 +14,7 @@ from inception_jax.errors import UserError
 from inception_jax.runs import (
     activation_plot,
     class_tables,
+    curves,
     html_page,
     manifest,
     metric_files,
@@ -22,8 +23,8 @@ from inception_jax.runs import (
     report_sections,
     result,
 )
-from inception_jax.runs.file_forms import keep_valid_fields
-from inception_jax.runs.tables import escape
+from inception_jax.runs.run_state import read_valid
+from inception_jax.runs.tables import escape, section
 
 if TYPE_CHECKING:
     from inception_jax.data.pipeline import EvalPipeline
@@ -85,20 +86,25 @@ def draw_plots(
     split = f"{data.dataset.name}, {data.dataset.split}"
     drawn = []
     if (metrics := workdir / metric_files.METRICS).exists() and (rows := metric_files.read_rows(metrics)):
-        model = report_sections.config_value(_read_or_note(manifest.read_config, workdir, []) or {}, "model.name")
+        config = read_valid(manifest.read_config, workdir / manifest.CONFIG, [])
+        model = report_sections.config_value(config, "model.name")
         title = f"{model} on {data.dataset.name}" if model else data.dataset.name
-        plots.learning_curves(rows, paths["learning_curves"], title=title)
+        curves.learning_curves(rows, paths["learning_curves"], title=title)
         drawn.append("learning_curves")
     if evaluation.confusion is not None:
         plots.confusion_matrix(evaluation.confusion, class_names, paths["confusion_matrix"], title=split)
         drawn.append("confusion_matrix")
     found = evaluation.predictions()
-    shown = _PreprocessedImages(data, found.index)
+
+    def read_image(row: int) -> np.ndarray:
+        """The image of a row, decoded and cropped as the network sees it."""
+        return images.center_crop(data.decode_record(int(found.index[row])), data.image_size, data.crop)
+
     if evaluation.labels == "multi":  # no image is right or wrong as a whole
         right = np.flatnonzero((found.labels & found.predicted).any(axis=1))
     else:
         plots.prediction_sheet(
-            shown,
+            read_image,
             found.labels,
             found.classes[:, 0],
             found.probabilities[:, 0],
@@ -111,7 +117,7 @@ def draw_plots(
         row = int(right[0]) if len(right) else 0
         label = found.labels[row]
         names = [class_names[one] for one in (np.flatnonzero(label).tolist() if label.ndim else [int(label)])]
-        image, name = shown[row], plot_style.shorten(", ".join(map(str, names)) or "no label", 30)
+        image, name = read_image(row), plot_style.shorten(", ".join(map(str, names)) or "no label", 30)
         if maps := blocks(image):  # a network that a recipe registered may have no endpoints
             activation_plot.activations(image, maps, paths["activations"], title=f"{split}: {name}")
             drawn.append("activations")
@@ -119,23 +125,6 @@ def draw_plots(
         plots.first_layer_filters(np.asarray(first_layer), paths["first_layer"])
         drawn.append("first_layer")
     return {name: paths[name] for name in drawn}
-
-
-class _PreprocessedImages:
-    """The images of a split, decoded and cropped as the network sees them, each on demand."""
-
-    def __init__(self, data: EvalPipeline, index: np.ndarray):
-        """Stores the split.
-
-        Args:
-          data: of the split.
-          index: int [n], the example that each row shows.
-        """
-        self._data, self._index = data, index
-
-    def __getitem__(self, row: int, /) -> np.ndarray:
-        image = self._data.decode_record(int(self._index[row]))
-        return images.center_crop(image, self._data.image_size, self._data.crop)
 
 
 def write(workdir: str | os.PathLike) -> Path:
@@ -155,11 +144,9 @@ def write(workdir: str | os.PathLike) -> Path:
     """
     workdir = Path(workdir)
     notes: list[str] = []
-    config = _read_valid(manifest.read_config, workdir / manifest.CONFIG, notes)
-    starts = _read_valid(manifest.read, workdir / manifest.MANIFEST, notes)
-    outcome = _read_valid(result.read_result, workdir / result.FILE, notes)
-    rows, timing = (_rows(workdir / name, notes) for name in (metric_files.METRICS, metric_files.TIMING))
-    classes = _section("Classes", _classes(workdir, outcome, notes))
+    config, starts, outcome, rows = _read(workdir, notes)
+    timing = _rows(workdir / metric_files.TIMING, notes)
+    classes = section("Classes", _classes(workdir, outcome, notes))
     plots = {
         name: f"## {caption}\n\n![{_DESCRIPTIONS[name]}]({name}.png)"
         for name, caption in PLOTS.items()
@@ -169,15 +156,15 @@ def write(workdir: str | os.PathLike) -> Path:
         report_sections.heading(config, outcome, rows),
         "\n".join(report_sections.facts(outcome, rows, timing, config, starts)),
         _format_notes(notes),
-        _section("Result", report_sections.evaluations(outcome, rows, config, starts)),
+        section("Result", report_sections.evaluations(outcome, rows, config, starts)),
         plots.pop("learning_curves", ""),
-        _section("Training", report_sections.heads(rows)),
+        section("Training", report_sections.heads(rows)),
         classes,
         *plots.values(),
-        _section("Time", report_sections.times(outcome, timing)),
-        _section("Next commands", report_sections.next_commands(workdir, starts, outcome)),
-        _section("Config", report_sections.config_fields(config)),
-        _section("Versions", report_sections.versions(starts)),
+        section("Time", report_sections.times(outcome, timing)),
+        section("Next commands", report_sections.next_commands(workdir, starts, outcome)),
+        section("Config", report_sections.config_fields(config)),
+        section("Versions", report_sections.versions(starts)),
     ]
     path = workdir / FILE
     html_page.write_report(path, "\n\n".join(filter(None, sections)) + "\n")
@@ -195,48 +182,46 @@ def format_results(workdir: str | os.PathLike) -> str:
     """
     workdir = Path(workdir)
     notes: list[str] = []
-    config = _read_valid(manifest.read_config, workdir / manifest.CONFIG, notes)
-    starts = _read_valid(manifest.read, workdir / manifest.MANIFEST, notes)
-    outcome = _read_valid(result.read_result, workdir / result.FILE, notes)
-    rows = _rows(workdir / metric_files.METRICS, notes)
+    config, starts, outcome, rows = _read(workdir, notes)
     sections = [
         report_sections.heading(config, outcome, rows),
         _format_notes(notes),
-        _section("Result", report_sections.evaluations(outcome, rows, config, starts)),
-        _section("Training", report_sections.heads(rows)),
-        _section("Config", report_sections.config_fields(config)),
+        section("Result", report_sections.evaluations(outcome, rows, config, starts)),
+        section("Training", report_sections.heads(rows)),
+        section("Config", report_sections.config_fields(config)),
     ]
     return "\n\n".join(filter(None, sections))
 
 
-def _read_or_note(read: Callable[[Any], Any], path: Path, notes: list[str]) -> Any:
-    try:
-        return read(path)
-    except UserError as error:
-        notes.append(str(error))
-        return None
-
-
-def _read_valid(read: Callable[[Path], Any], path: Path, notes: list[str]) -> dict[str, Any]:
-    """The fields of a JSON file that have the form which this package writes; `read` takes the workdir."""
-    return keep_valid_fields(path, _read_or_note(read, path.parent, notes) or {}, notes)
+def _read(
+    workdir: Path, notes: list[str]
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], list[dict[str, Any]]]:
+    """(config, manifest, result, rows of metrics.jsonl) of a run, as far as they can be read."""
+    return (
+        read_valid(manifest.read_config, workdir / manifest.CONFIG, notes),
+        read_valid(manifest.read, workdir / manifest.MANIFEST, notes),
+        read_valid(result.read_result, workdir / result.FILE, notes),
+        _rows(workdir / metric_files.METRICS, notes),
+    )
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    return _read_or_note(metric_files.read_rows, path, notes) or [] if path.exists() else []
+    try:
+        return metric_files.read_rows(path) if path.exists() else []
+    except UserError as error:
+        notes.append(str(error))
+        return []
 
 
 def _format_notes(notes: Sequence[str]) -> str:
     return "\n>\n".join(f"> {escape(note)}" for note in notes)
 
 
-def _section(title: str, lines: Iterator[str]) -> str:
-    content = "\n".join(lines)
-    return f"## {title}\n\n{content}" if content else ""
-
-
 def _classes(workdir: Path, outcome: Mapping[str, Any], notes: list[str]) -> Iterator[str]:
     """Yields the table of the classes, with the weights of their losses where result.json has them."""
     weights = outcome.get("class_weights")
     known = {name: value for name, value in weights.items() if isinstance(value, float)} if weights else None
-    yield from _read_or_note(lambda path: class_tables.report_lines(path, known), workdir, notes) or []
+    try:
+        yield from class_tables.report_lines(workdir, known)
+    except UserError as error:
+        notes.append(str(error))

@@ -73,7 +73,7 @@ def read_result(workdir: str | os.PathLike) -> dict[str, Any] | None:
       UserError: the file is not a JSON object.
     """
     content = read_json_object(Path(workdir) / FILE, "remove it: the command of the run writes it again")
-    return None if content is None else _from_json_values(content)
+    return None if content is None else from_json_values(content)
 
 
 def to_json_values(value: Any) -> Any:
@@ -89,9 +89,10 @@ def to_json_values(value: Any) -> Any:
     return value
 
 
-def _from_json_values(value: Any) -> Any:
+def from_json_values(value: Any) -> Any:
+    """Converts a tree of JSON values back: the strings of `to_json_values` become NaN and infinities."""
     if isinstance(value, dict):
-        return {name: _from_json_values(item) for name, item in value.items()}
+        return {name: from_json_values(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_from_json_values(item) for item in value]
+        return [from_json_values(item) for item in value]
     return _FROM_TEXT.get(value, value) if isinstance(value, str) else value

@@ -15,11 +15,7 @@ from typing import Any
 
 from inception_jax.errors import UserError, counted
 from inception_jax.runs import lock, manifest, metric_files, remote_workdir, result
-from inception_jax.runs.file_forms import NUMBER as NUMBER
-from inception_jax.runs.file_forms import OBJECT as OBJECT
-from inception_jax.runs.file_forms import TEXT, keep_valid_fields
-from inception_jax.runs.file_forms import TRIAL as TRIAL
-from inception_jax.runs.file_forms import has_type as has_type
+from inception_jax.runs.file_forms import NUMBER, TEXT, TRIAL, has_type, keep_valid_fields
 
 STUDY = "study.json"
 IMPORTED = "pretrained.json"
@@ -147,10 +143,10 @@ def read(path: Path, *, all_rows: bool = True) -> RunState:
     notes: list[str] = []
     # Before the files: if the run ends meanwhile, its result is then either missing or of this start.
     running = None if remote_workdir.is_copy(path) else lock.is_locked(path)
-    config = _read_or_note(manifest.read_config, path / manifest.CONFIG, notes)
-    manifest_ = _read_or_note(manifest.read, path / manifest.MANIFEST, notes)
-    outcome = _read_or_note(result.read_result, path / result.FILE, notes)
-    trial = _read_or_note(lambda workdir: manifest.read_json_object(workdir / TRIAL), path / TRIAL, notes)
+    config = read_valid(manifest.read_config, path / manifest.CONFIG, notes)
+    manifest_ = read_valid(manifest.read, path / manifest.MANIFEST, notes)
+    outcome = read_valid(result.read_result, path / result.FILE, notes)
+    trial = read_valid(lambda workdir: manifest.read_json_object(workdir / TRIAL), path / TRIAL, notes)
     rows, timing = (_rows(path / name, notes, all_rows) for name in (metric_files.METRICS, metric_files.TIMING))
     age = _age(path)
     if outcome and _is_stale(path, outcome, manifest_, rows):
@@ -201,7 +197,7 @@ def _has_checkpoint(path: Path) -> bool:
     return any(step.name.isdigit() for step in (path / "checkpoints").glob("*"))
 
 
-def _read_or_note(read: Callable[[Path], Any], path: Path, notes: list[str]) -> Mapping[str, Any]:
+def read_valid(read: Callable[[Path], Any], path: Path, notes: list[str]) -> Mapping[str, Any]:
     """Returns the valid fields of a file, or {} and a note where it cannot be read; `read` takes the workdir."""
     try:
         return keep_valid_fields(path, read(path.parent) or {}, notes)

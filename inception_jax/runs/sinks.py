@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 from inception_jax import extensions
 from inception_jax.errors import UserError
 from inception_jax.runs import manifest, metric_files
+from inception_jax.runs.manifest import replace_bytes
 
 FILE = "sinks.json"
 """The runs of the sinks, by which a later start continues them: {sink: {"run_id", "steps": {group: step}}}."""
@@ -113,10 +113,6 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"inception_jax.runs.{name}_sink")
 
 
-def _factory(name: str) -> Callable[[SinkRun], Sink]:
-    return extensions.SINKS.get(name) or _module(name).open_sink
-
-
 class Sinks:
     """The sinks of one start of a run. No method raises for a fault of a sink."""
 
@@ -204,7 +200,7 @@ class _Follower:
 
     def __init__(self, name: str, run: SinkRun, states: _States, tell: Callable[[str], None]):
         self.name, self._run, self._states, self._tell = name, run, states, tell
-        self._files = [metric_files.FollowedFile(run.workdir / file) for file in metric_files.FILES]
+        self._files = {name: metric_files.FollowedFile(run.workdir / name) for name in metric_files.FILES}
         self._changed = threading.Event()
         self._ending: _End | None = None
         self._step: int | None = None  # of the row that is being written, or was last
@@ -231,7 +227,8 @@ class _Follower:
 
     def _follow(self) -> None:
         try:
-            sink = _factory(self.name)(self._run)
+            factory = extensions.SINKS.get(self.name) or _module(self.name).open_sink
+            sink: Sink = factory(self._run)
             self._states.set_run_id(self.name, sink.run_id)
             if sink.address:
                 self._tell(f"{self.name}: {sink.address}")
@@ -253,7 +250,7 @@ class _Follower:
 
     def _write_new_rows(self, sink: Sink) -> None:
         """Writes the rows that the sink has not got, those of both files in the order of their steps."""
-        rows = [row for file in self._files for row in file.new_rows()]
+        rows = [metric_files.to_scalars(name, row) for name, file in self._files.items() for row in file.new_rows()]
         for group, step, values in sorted(rows, key=lambda row: row[1]):
             if step > self._states.step(self.name, group):
                 self._step = step
@@ -288,11 +285,10 @@ class _States:
             return self._content.setdefault(sink, {"run_id": None, "steps": {}})
 
     def _write(self) -> None:
-        # Atomic, but without fsync: it is written once per row, and what a loss of power undoes is written again.
+        # Without fsync: it is written once per row, and what a loss of power undoes is written again.
         with self._lock:
-            new = self._path.with_name(f".{self._path.name}.new")
-            new.write_text(json.dumps(self._content, indent=2) + "\n", encoding="utf-8")
-            os.replace(new, self._path)
+            content = json.dumps(self._content, indent=2) + "\n"
+            replace_bytes(self._path, content.encode(), sync=False)
 
 
 def _describe(error: BaseException) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from rich.cells import cell_len
 
 from inception_jax.runs.manifest import ABSENT
 
@@ -48,7 +49,7 @@ def format_table(rows: Sequence[Sequence[Any]], align: str = "") -> str:
     if not rows:
         return ""
     cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(text_width, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     sides = align or "l" * len(widths)
     return "\n".join(
         GAP.join(_padded(*place) for place in zip(row, widths, sides, strict=True)).rstrip() for row in cells
@@ -70,6 +71,12 @@ def format_markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]], align: s
             yield _markdown_line(row)
 
 
+def section(title: str, lines: Iterable[str]) -> str:
+    """Formats a section of a Markdown document; "" where it has no lines."""
+    content = "\n".join(lines)
+    return f"## {title}\n\n{content}" if content else ""
+
+
 def split_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, align: str = "") -> Iterator[str]:
     """Splits a table that is too wide into several aligned ones that fit; each repeats the first column.
 
@@ -80,7 +87,7 @@ def split_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, 
       align: as in `format_table`.
     """
     table = [list(head), *map(list, rows)]
-    widths = [max(text_width(row[i]) for row in table) for i in range(len(head))]
+    widths = [max(cell_len(row[i]) for row in table) for i in range(len(head))]
     first, align = 1, align or "l" * len(head)
     while first < len(head):
         end, used = first + 1, widths[0] + len(GAP) + widths[first]
@@ -110,13 +117,8 @@ def format_value(value: Any, digits: int | None = None) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def text_width(text: str) -> int:
-    """Returns the columns that a text takes in a terminal."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
 def _padded(cell: str, width: int, side: str) -> str:
-    space = " " * (width - text_width(cell))
+    space = " " * (width - cell_len(cell))
     return space + cell if side == "r" else cell + space
 
 

@@ -13,9 +13,9 @@ import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.segment import Segment
@@ -29,6 +29,22 @@ _GAP = "  "
 _SPINNER, _ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
 
+def start_live(display: RenderableType, stream: TextIO) -> Live:
+    """Starts to draw a display at the bottom of a terminal, four times a second; other output appears above it."""
+    console = Console(file=stream, force_terminal=True, force_jupyter=False, highlight=False, markup=False)
+    live = Live(
+        display,
+        console=console,
+        refresh_per_second=4,
+        # Only streams that are this terminal: `> file` must still write to the file.
+        redirect_stdout=sys.stdout.isatty(),
+        redirect_stderr=sys.stderr.isatty(),
+    )
+    live.start(refresh=True)
+    console.show_cursor(True)  # rich hides it until the end; a process that is killed would leave none
+    return live
+
+
 class TerminalDisplay:
     """Draws a `ProgressStatus` on a terminal until it is closed; other output appears above it."""
 
@@ -39,18 +55,7 @@ class TerminalDisplay:
           status: its current values are drawn at each refresh; its owner changes them.
           stream: the terminal.
         """
-        self._console = Console(file=stream, force_terminal=True, force_jupyter=False, highlight=False, markup=False)
-        self._live = Live(
-            RunDisplay(status),
-            console=self._console,
-            refresh_per_second=4,
-            # Only streams that are this terminal: `> file` must still write to the file.
-            redirect_stdout=sys.stdout.isatty(),
-            redirect_stderr=sys.stderr.isatty(),
-        )
-        self._live.start(refresh=True)
-        # rich hides the cursor until `close`; a run that is killed would leave the terminal without one.
-        self._console.show_cursor(True)
+        self._live = start_live(RunDisplay(status), stream)
         self._handlers = [(handler, handler.stream) for handler in _log_handlers() if handler.stream.isatty()]
         for handler, _ in self._handlers:
             handler.setStream(sys.stderr)
@@ -60,7 +65,7 @@ class TerminalDisplay:
 
     def print(self, text: str) -> None:
         """Writes a text above the bar."""
-        self._console.print(Text(text))
+        self._live.console.print(Text(text))
 
     def close(self) -> None:
         """Draws the last state and restores the terminal."""
@@ -87,12 +92,11 @@ class RunDisplay:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         status, width = self._status, options.max_width
-        if status.total_steps is not None:
-            yield from _bar_line(status, console, options)
+        yield from _bar_line(status, console, options)
         innermost = status.phases[-1:]  # read once: the run may end the phase while this thread draws it
         if innermost:
             yield _cropped(_phase_text(innermost[0], status.clock(), options.ascii_only), width)
-        elif status.total_steps is not None:
+        else:
             yield _cropped(_first_fitting(_value_layouts(status.values), width), width)
 
 
@@ -108,7 +112,7 @@ def _bar_line(status: ProgressStatus, console: Console, options: ConsoleOptions)
         return
     yield from console.render(Text("".join(part + _GAP for part in before), end="", style="bold"), options)
     bar = ProgressBar(
-        total=max(1, status.total_steps or 0),
+        total=max(1, status.total_steps),
         completed=status.step,
         width=min(columns, _MAX_BAR),
         complete_style="cyan",
@@ -136,10 +140,9 @@ def _bar_layouts(status: ProgressStatus) -> Iterator[tuple[list[str], list[str]]
 
 def _phase_text(phase: Phase, now: float, ascii_only: bool) -> Text:
     frames = _ASCII_SPINNER if ascii_only else _SPINNER
-    parts = [f"{frames[int(4 * now) % len(frames)]} {phase.text}"]
-    if phase.total is not None:
-        parts.append(f"{phase.done:,}/{phase.total:,}")
-    return Text(_GAP.join([*parts, formatting.format_duration(int(now - phase.started))]), style="cyan")
+    spinner = frames[int(4 * now) % len(frames)]
+    seconds = formatting.format_duration(int(now - phase.started))
+    return Text(f"{spinner} {phase.text}{_GAP}{seconds}", style="cyan")
 
 
 def _value_layouts(values: Mapping[str, Any]) -> Iterator[Text]:

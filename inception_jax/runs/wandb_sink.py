@@ -27,11 +27,6 @@ def find_problem() -> str | None:
     return "there is no API key; log in (`wandb login`), or set WANDB_MODE=offline"
 
 
-def open_sink(run: SinkRun) -> WandbSink:
-    """Begins a run of W&B, or continues one."""
-    return WandbSink(run)
-
-
 class WandbSink(Sink):
     """A run of W&B."""
 
@@ -71,3 +66,7 @@ class WandbSink(Sink):
         if result.get("status") == "interrupted":
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if result.get("status") == "finished" else 1)
+
+
+open_sink = WandbSink
+"""Begins a run of W&B, or continues one."""

@@ -69,9 +69,10 @@ def test_numbers_are_short_unless_that_hides_the_difference():
 def test_the_final_table(two):
     found = compare(two)
     one = found.outcomes[0]
-    assert (one.status, one.step, one.total_steps, one.epochs, one.count) == ("finished", 180, 180, 4.0, 360)
+    entry = one.entry
+    assert (entry.status, entry.step, entry.total_steps, entry.epoch, one.count) == ("finished", 180, 180, 4.0, 360)
     assert one.top1 == 350 / 360 and one.top1_interval == wilson_interval(350, 360)
-    assert one.best == (351 / 360, 3.0) and one.evaluated_at == 180
+    assert one.best == (351 / 360, 3.0)
     assert one.train_losses == {"total": 2.0 / 128, "main": 0.8 * 2.0 / 128, "aux1": 0.7 * 2.0 / 128}
     assert (one.wall_seconds, one.compile_seconds, one.data_wait_seconds) == (81.0, 30.0, 2.0)
     assert (one.images_per_second, one.parameters) == (94.5, 13_378_280)
@@ -240,7 +241,13 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(tmp_path):
     (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*rows, [1, 2]])) + "\n")
     found = compare([workdir, make_run(tmp_path / "whole")])
     one = found.outcomes[0]
-    assert (one.status, one.step, one.total_steps, one.top1, one.best) == ("finished", 90, None, None, (100 / 360, 1.0))
+    assert (one.entry.status, one.entry.step, one.entry.total_steps, one.top1, one.best) == (
+        "finished",
+        90,
+        None,
+        None,
+        (100 / 360, 1.0),
+    )
     text = comparison_report.format_text(found)
     assert "'num_epochs' = 'four' is not a number, and is ignored" in text and text.count("note: ") == 8
     comparison_plot.draw(found, tmp_path / "plot.png")
@@ -274,7 +281,7 @@ def test_a_result_stands_in_for_lost_rows(tmp_path):
     workdir = make_run(tmp_path / "run", outcome={"metrics": metrics})
     (workdir / "metrics.jsonl").unlink()
     one = compare([workdir]).outcomes[0]
-    assert (one.top1, one.count, one.split, one.weights, one.evaluated_at) == (0.75, 360, "test", "raw", 180)
+    assert (one.top1, one.count, one.split, one.weights) == (0.75, 360, "test", "raw")
     assert compare([workdir], weights="ema").outcomes[0].top1 is None
 
 

@@ -97,9 +97,9 @@ def test_an_older_or_damaged_manifest_is_not_compared(workdir, content):
 def test_features_of_a_processor(tmp_path):
     (tmp_path / "x86").write_text("processor : 0\nflags\t\t: fpu sse2 avx2 avx512f fma\n\nflags\t\t: none\n")
     (tmp_path / "arm").write_text("processor : 0\nFeatures : fp asimd sve\n")
-    assert environment._cpu_features(tmp_path / "x86") == ["avx2", "avx512f", "fma"]
-    assert environment._cpu_features(tmp_path / "arm") == ["asimd", "sve"]
-    assert environment._cpu_features(tmp_path / "none") == []
+    assert environment._cpu_features(environment.processor_lines(tmp_path / "x86")) == ["avx2", "avx512f", "fma"]
+    assert environment._cpu_features(environment.processor_lines(tmp_path / "arm")) == ["asimd", "sve"]
+    assert environment._cpu_features(environment.processor_lines(tmp_path / "none")) == []
 
 
 def test_the_manifest_records_what_a_start_has_changed(tmp_path):

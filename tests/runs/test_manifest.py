@@ -137,6 +137,14 @@ class TestReplaceText:
         with pytest.raises(UserError, match=r"cannot write .*/no/file: No such file or directory"):
             manifest.replace_text(tmp_path / "no" / "file", "text")
 
+    def test_a_folder_with_those_above_it(self, tmp_path):
+        for _ in range(2):
+            manifest.make_folder(tmp_path / "new" / "folder")
+        assert (tmp_path / "new" / "folder").is_dir()
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match=r"cannot write .*/file/folder: Not a directory"):
+            manifest.make_folder(tmp_path / "file" / "folder")
+
     def test_a_target_that_cannot_be_replaced(self, tmp_path):
         (tmp_path / "file").mkdir()
         with pytest.raises(UserError, match="cannot write"):

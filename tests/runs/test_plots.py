@@ -67,7 +67,7 @@ def lines(axes):
 def test_learning_curves_have_every_head_and_the_evaluations_of_both_weights(tmp_path):
     train = train_rows(20)
     path = tmp_path / "curves.png"
-    loss, top1, rate = plots.learning_curves([*train, *evaluation_rows(4)], path, title="a run").axes
+    loss, top1, rate = curves.learning_curves([*train, *evaluation_rows(4)], path, title="a run").axes
     heads = ["main", "aux1", "aux2"]
     assert list(lines(loss)) == [
         "train, total (heads weighted)",
@@ -97,7 +97,7 @@ def test_twenty_thousand_rows_become_few_points_with_their_spread(tmp_path):
     random = np.random.default_rng(0)
     for row in rows:
         row["loss_main"] = float(np.exp(random.normal()))
-    loss = plots.learning_curves(rows, tmp_path / "curves.png").axes[0]
+    loss = curves.learning_curves(rows, tmp_path / "curves.png").axes[0]
     x, y = lines(loss)["train, main"]
     assert len(x) == curves._MAX_TRAIN
     np.testing.assert_allclose(y, np.mean(np.reshape([r["loss_main"] for r in rows], (len(x), -1)), axis=1))
@@ -107,12 +107,12 @@ def test_twenty_thousand_rows_become_few_points_with_their_spread(tmp_path):
 
 
 def test_curves_of_a_run_that_has_just_begun_or_has_no_heads(tmp_path):
-    figure_ = plots.learning_curves(train_rows(1, heads=()), tmp_path / "one.png")
+    figure_ = curves.learning_curves(train_rows(1, heads=()), tmp_path / "one.png")
     assert list(lines(figure_.axes[0])) == ["train"] and figure_.axes[0].lines[0].get_marker() == "."
-    figure_ = plots.learning_curves(evaluation_rows(3), tmp_path / "evaluations.png")
+    figure_ = curves.learning_curves(evaluation_rows(3), tmp_path / "evaluations.png")
     assert list(lines(figure_.axes[0])) == ["test, raw", "test, ema"]
     with pytest.raises(ValueError, match="no row"):
-        plots.learning_curves([], tmp_path / "none.png")
+        curves.learning_curves([], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
@@ -120,7 +120,7 @@ def test_a_diverged_run_is_drawn_up_to_there_and_says_so(tmp_path):
     rows = train_rows(10)
     for row in rows[6:]:
         row["loss"] = row["loss_main"] = float("nan")
-    loss = plots.learning_curves(rows, tmp_path / "curves.png").axes[0]
+    loss = curves.learning_curves(rows, tmp_path / "curves.png").axes[0]
     assert len(lines(loss)["train, main"][0]) == 6
     assert texts(loss) == ["not finite"] and loss.lines[-1].get_xdata()[0] == rows[6]["epoch"]
 
@@ -130,7 +130,7 @@ def test_scales_follow_the_values(tmp_path):
     for number, row in enumerate(rows):
         row |= {"learning_rate": 0.1 * 0.5**number, "top1_main": 1 - 0.5**number, "loss_main": 2.0, "loss": 2.0}
         del row["loss_aux1"], row["loss_aux2"]
-    loss, top1, rate = plots.learning_curves(rows, tmp_path / "curves.png").axes
+    loss, top1, rate = curves.learning_curves(rows, tmp_path / "curves.png").axes
     assert (loss.get_yscale(), top1.get_yscale(), rate.get_yscale()) == ("linear", "function", "log")
     heights = top1.transData.transform([(0, accuracy) for accuracy in (0, 90, 99, 100)])[:, 1]
     assert (np.diff(heights) > 0.1 * (heights[-1] - heights[0])).all()  # 99 is far from 100, and 100 is on the axis
@@ -196,7 +196,9 @@ def test_prediction_sheet_shows_the_most_probable_first_and_reads_only_what_it_s
     wrong = [2, 40, 71]
     predictions[wrong] = (labels[wrong] + 1) % 4
     images, path = Asked(), tmp_path / "sheet.png"
-    fig = plots.prediction_sheet(images, labels, predictions, probabilities, ["ape", "bee", "cow", "dog"], path)
+    fig = plots.prediction_sheet(
+        images.__getitem__, labels, predictions, probabilities, ["ape", "bee", "cow", "dog"], path
+    )
     (axes,) = fig.axes
     assert len(images.indices) == len(axes.images) == 24 + 3
     right = images.indices[:24]
@@ -226,14 +228,16 @@ def test_prediction_sheet_shows_the_most_probable_first_and_reads_only_what_it_s
 def test_prediction_sheet_without_right_or_wrong_ones(tmp_path, accuracy, heads):
     predictions = np.zeros(2, int) if accuracy else np.ones(2, int)
     images = np.zeros((2, 5, 9, 1), np.uint8)
-    fig = plots.prediction_sheet(images, np.zeros(2, int), predictions, np.ones(2), ["a", "b"], tmp_path / "sheet.png")
+    fig = plots.prediction_sheet(
+        images.__getitem__, np.zeros(2, int), predictions, np.ones(2), ["a", "b"], tmp_path / "sheet.png"
+    )
     assert [text.get_text() for text in fig.texts] == heads and len(fig.axes[0].images) == 2
 
 
 def test_prediction_sheet_refuses_arrays_that_do_not_fit(tmp_path):
     for lengths in ((0, 0, 0), (2, 2, 1), (2, 3, 2)):
         with pytest.raises(ValueError, match="labels"):
-            plots.prediction_sheet([], *(np.zeros(n, int) for n in lengths), ["a"], tmp_path / "sheet.png")
+            plots.prediction_sheet([].__getitem__, *(np.zeros(n, int) for n in lengths), ["a"], tmp_path / "sheet.png")
 
 
 @pytest.mark.parametrize(("shape", "rows"), [((7, 7, 3, 64), 4), ((3, 3, 3, 32), 2), ((7, 7, 1, 5), 1)])
@@ -241,9 +245,9 @@ def test_every_filter_is_drawn_from_black_to_white_weight_by_weight(tmp_path, sh
     kernel = np.random.default_rng(0).normal(size=shape) * np.arange(1, shape[-1] + 1)  # of very different size
     kernel[..., 1] = 0.5  # a dead filter
     path = tmp_path / "filters.png"
-    (axes,) = plots.first_layer_filters(kernel, path, title="conv1").axes
+    (axes,) = plots.first_layer_filters(kernel, path).axes
     height, width, channels, count = shape
-    assert axes.get_title(loc="left").startswith(f"conv1: {count} filters of {height}×{width}×{channels}")
+    assert axes.get_title(loc="left").startswith(f"first layer: {count} filters of {height}×{width}×{channels}")
     pixels = png(path)
     box, zoom = axes.get_window_extent(), 42 // height
     for index in (0, 1, count - 1):
@@ -270,7 +274,7 @@ def test_smooth_filters_are_told_from_noise(tmp_path):
 
 
 def test_no_legend_covers_a_curve(tmp_path):
-    figure = plots.learning_curves([*train_rows(60), *evaluation_rows(8)], tmp_path / "curves.png")
+    figure = curves.learning_curves([*train_rows(60), *evaluation_rows(8)], tmp_path / "curves.png")
     for axes in figure.axes[:2]:
         legend, inside = axes.get_legend().get_window_extent(), axes.get_window_extent()
         assert legend.y1 < inside.y0 and legend.y0 >= 0 and legend.x1 <= figure.bbox.x1

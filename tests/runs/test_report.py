@@ -11,7 +11,7 @@ from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
 from inception_jax.metrics import Accumulator, wilson_interval
-from inception_jax.runs import manifest, metric_files, plots, report, result
+from inception_jax.runs import curves, manifest, metric_files, plots, report, result
 
 CONFIG = {
     "seed": 0,
@@ -256,7 +256,7 @@ def test_images_are_of_the_evaluated_split_as_the_network_saw_it(tmp_path, monke
     data, evaluation = digits_evaluation()
     calls = {}
     monkeypatch.setattr(plots, "prediction_sheet", lambda *arguments: calls.update(sheet=arguments))
-    monkeypatch.setattr(plots, "learning_curves", lambda rows, path, title: calls.update(rows=rows, title=title))
+    monkeypatch.setattr(curves, "learning_curves", lambda rows, path, title: calls.update(rows=rows, title=title))
     kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 8))
     names = data.dataset.class_names
     shown = []
@@ -265,12 +265,12 @@ def test_images_are_of_the_evaluated_split_as_the_network_saw_it(tmp_path, monke
     np.testing.assert_array_equal(shown, data.batch(0)["image"][1:2])  # the first right one: every third is wrong
     # The first batch is drawn when the run begins.
     assert paths == {name: workdir / f"{name}.png" for name in report.PLOTS if name != "training_batch"}
-    images, labels, predictions, probabilities, class_names, path = calls["sheet"]
+    read_image, labels, predictions, probabilities, class_names, path = calls["sheet"]
     assert class_names == names and path == paths["predictions"]
     assert len(labels) == len(probabilities) == 360 and ((labels != predictions) == (np.arange(360) % 3 == 0)).all()
     for row in (0, 123, 359):
         batch = data.batch(row // 100)
-        np.testing.assert_array_equal(images[row], batch["image"][row % 100])
+        np.testing.assert_array_equal(read_image(row), batch["image"][row % 100])
         assert labels[row] == batch["label"][row % 100]
     assert (
         calls["rows"] == metric_files.read_rows(workdir / "metrics.jsonl")
