@@ -95,14 +95,15 @@ def field_types() -> dict[str, type]:
 
 def optional_fields() -> set[str]:
     """Returns the dotted paths of the fields that may be unset, as None; the options of the models included."""
-    return {path for path, value in _leaves(default()) if value is None}
+    return {path for path, value in leaves(default()) if value is None}
 
 
-def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted path, value) of every field; the value is None where the field is unset."""
     for name in config:
         value = config[name]
         if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
@@ -115,7 +116,7 @@ def check(config: ConfigDict) -> None:
     """
     _tuples_for_mappings(config)
     fields = dict(schema.fields())
-    values = dict(_leaves(config))
+    values = dict(leaves(config))
     options = {f"model.options.{name}" for name in _model_options()}
     for path in values:
         if path not in fields and path not in options:
@@ -137,7 +138,7 @@ def _tuples_for_mappings(config: ConfigDict) -> None:
                 value = value.items()
             if isinstance(value, Iterable) and not isinstance(value, str):
                 with config[section].ignore_type():  # a copy of the config has a ConfigDict for the mapping
-                    config[section][name] = _to_tuples(tuple(value))
+                    config[section][name] = to_tuples(tuple(value))
 
 
 def _check_registered(values: Mapping[str, Any]) -> None:
@@ -192,19 +193,17 @@ class Config:
     Fields are attributes, as in a `ConfigDict` (`config.optimizer.momentum`); a field that is unset is None.
     """
 
-    def __init__(self, config: ConfigDict, *, load: bool = True):
+    def __init__(self, config: ConfigDict):
         """Imports the config's extensions, and checks the config.
 
         Args:
           config: from a recipe.
-          load: whether its extensions are imported; without them, the names that they register are not known.
 
         Raises:
           ConfigError: as `check`.
           UserError: an extension cannot be imported.
         """
-        if load:
-            extension_files.load(_extension_names(config))
+        extension_files.load(_extension_names(config))
         check(config)
         reads: set[str] = set()
         if config.checkpoint.best_metric is None:  # config.json names it; the caller's config stays as it is
@@ -244,20 +243,17 @@ class Config:
         Raises:
           ConfigError: fields differ from their default, but were not read.
         """
-        defaults = dict(_leaves(default()))
-        values = {self._prefix + path: value for path, value in _leaves(self._config)}
+        defaults = dict(leaves(default()))
+        values = {self._prefix + path: value for path, value in leaves(self._config)}
         unread = [path for path, value in values.items() if path not in self._reads and value != defaults[path]]
         if unread:
             named = ", ".join(f"config.{path} = {shorten(repr(values[path]))}" for path in unread)
             unset = ", ".join(f"config.{path} = {shorten(repr(defaults[path]))}" for path in unread)
+            doc = dict(schema.fields()).get(unread[0], schema.Field(None, "an option of another model")).doc
             raise ConfigError(
                 f"{named}: nothing reads {'it' if len(unread) == 1 else 'them'} with these settings; leave the "
-                f"default, {unset}; {self._why(unread[0])}"
+                f"default, {unset}; meaning: {doc}"
             )
-
-    def _why(self, path: str) -> str:
-        doc = dict(schema.fields()).get(path, schema.Field(None, "an option of another model")).doc
-        return f"meaning: {doc}"
 
     def to_dict(self) -> dict[str, Any]:
         """The whole config as plain JSON values, as in `config.json`."""
@@ -291,14 +287,14 @@ def from_dict(
     if load:
         extension_files.load(names, copies)
     config = default()
-    known = dict(_leaves(config))
+    known = dict(leaves(config))
     fields = dict(schema.fields())
     try:
-        leaves = list(_leaves(ConfigDict(values)))
+        given = list(leaves(ConfigDict(values)))
     except ValueError as error:  # a key with a dot
         raise ConfigError(f"{error}{damaged}") from None
     earlier = [(path, field.earlier) for path, field in fields.items() if as_earlier and field.earlier is not None]
-    for path, value in [*earlier, *leaves]:
+    for path, value in [*earlier, *given]:
         if path not in known:
             raise ConfigError(f"config.{path}: no such field in this version{nearest(path, known)}")
         kind = fields[path].default if path in fields else None
@@ -308,7 +304,7 @@ def from_dict(
         for part in filter(None, parent.split(".")):
             section = section[part]
         if kind is object:
-            value = _to_tuples(value)
+            value = to_tuples(value)
         try:
             section[name] = tuple(value) if is_tuple and value is not None else value
         except (TypeError, ValueError, OverflowError):
@@ -322,5 +318,6 @@ def _extension_names(config: ConfigDict) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else ()
 
 
-def _to_tuples(value: Any) -> Any:
-    return tuple(map(_to_tuples, value)) if isinstance(value, list | tuple) else value
+def to_tuples(value: Any) -> Any:
+    """The value with tuples in place of lists, at any depth."""
+    return tuple(map(to_tuples, value)) if isinstance(value, list | tuple) else value

@@ -7,7 +7,6 @@ from typing import Any
 
 from inception_jax import command_line, recipe_files
 from inception_jax.errors import ArgumentParser
-from inception_jax.sweeps.choices import OBJECTIVES, PRUNERS, SAMPLERS
 
 
 def main(argv: list[str], **injected: Any) -> int:
@@ -30,7 +29,7 @@ def main(argv: list[str], **injected: Any) -> int:
         return run_sweep.write_report(Path(flags.study), flags.storage)
     recipe, overrides = recipe_files.load_config(of_config)
     storages.import_optuna()
-    study_config = settings.make_study_config(flags, recipe, overrides, argv)
+    study_config = settings.make_study_config(flags, recipe, overrides, of_config)
     return run_sweep.run(flags, study_config, settings.make_budget(flags, study_config), **injected)
 
 
@@ -64,13 +63,18 @@ def _arguments() -> ArgumentParser:
         help="trials to run at once; default: one per accelerator, else 1",
     )
     arguments.add_argument("--devices", metavar="0,1,…", help="ids of the accelerators to use; default: all")
-    arguments.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="how values are chosen; default: tpe")
+    arguments.add_argument(
+        "--sampler",
+        choices=("tpe", "random", "quasi", "grid"),
+        default="tpe",
+        help="how values are chosen; default: tpe",
+    )
     arguments.add_argument(
         "--seed", type=command_line.whole(0, 2**32 - 1), default=0, metavar="N", help="seed of the sampler; default: 0"
     )
     arguments.add_argument(
         "--pruner",
-        choices=PRUNERS,
+        choices=("halving", "median", "none"),
         help="how trials are stopped early; default: halving, or none where --metric is what reaching a target needs",
     )
     arguments.add_argument(
@@ -94,7 +98,7 @@ def _arguments() -> ArgumentParser:
     )
     arguments.add_argument(
         "--objective",
-        choices=OBJECTIVES,
+        choices=("final", "best"),
         default="final",
         help="the evaluation of a trial that counts; default: final",
     )

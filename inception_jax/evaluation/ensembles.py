@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from inception_jax.data.datasets import Dataset
-from inception_jax.errors import write_error
 from inception_jax.evaluation import split_evaluation, split_predictions
 from inception_jax.evaluation.split_evaluation import Request
 from inception_jax.evaluation.split_predictions import SplitPredictions
 from inception_jax.multihost import processes
+from inception_jax.runs.manifest import make_folder
 from inception_jax.runs.result import write_result
 from inception_jax.training import data_setup
 
@@ -91,8 +90,5 @@ def write(folder: str, result: dict[str, Any]) -> None:
     """
     if not processes.is_first():
         return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from None
+    make_folder(folder)
     write_result(folder, result)

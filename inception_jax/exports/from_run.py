@@ -12,13 +12,14 @@ from typing import Any, Literal, cast
 import jax
 import numpy as np
 
-from inception_jax.errors import UserError, must_be_one_of, write_error
+from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import TrainedNetwork
 from inception_jax.exports import onnx_file, stablehlo
 from inception_jax.pretrained import exporting, hub
 from inception_jax.pretrained.publishers import registry
 from inception_jax.runs import remote_workdir
+from inception_jax.runs.manifest import make_folder
 from inception_jax.weight_files.safetensors_writer import save_safetensors
 
 PROGRAMS = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
@@ -91,10 +92,7 @@ def export(
 def _folder(folder: Path) -> Iterator[None]:
     """Makes a folder for the block, and removes it again where the block fails and nothing is in it."""
     new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from None
+    make_folder(folder)
     try:
         yield
     except BaseException:

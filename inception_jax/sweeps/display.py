@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Literal, TextIO
 from inception_jax.errors import write_error
 from inception_jax.metric_definitions import describe
 from inception_jax.runs.formatting import format_duration, format_metric
+from inception_jax.standard_streams import is_terminal
 
 LOG = "sweep.log"
 
@@ -88,20 +88,10 @@ class SweepDisplay:
             self._log_file = open(directory / LOG, "a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise write_error(directory / LOG, error) from None
-        if self._stream.isatty() and os.environ.get("TERM") not in (None, "dumb", "unknown"):
-            from rich.console import Console
-            from rich.live import Live
+        if is_terminal(self._stream):
+            from inception_jax.runs.terminal import start_live
 
-            console = Console(file=self._stream, force_terminal=True, highlight=False, markup=False)
-            self._live = Live(
-                _LiveTable(self),
-                console=console,
-                refresh_per_second=4,
-                redirect_stdout=sys.stdout.isatty(),
-                redirect_stderr=sys.stderr.isatty(),
-            )
-            self._live.start(refresh=True)
-            console.show_cursor(True)  # a killed driver would leave the terminal without a cursor
+            self._live = start_live(_LiveTable(self), self._stream)
 
     def log(self, text: str) -> None:
         """Writes a message to the log file and to the stream (above the table where there is one)."""

@@ -14,11 +14,12 @@ from signal import SIGHUP, SIGINT, SIGTERM
 
 from inception_jax.errors import DiskFull, ExitCode, UserError, counted, signal_exit_code
 from inception_jax.runs import lock
+from inception_jax.runs.manifest import make_folder
 from inception_jax.sweeps import lease, trial_process, trials
 from inception_jax.sweeps.budget import SweepBudget, WorkedTime
 from inception_jax.sweeps.display import LOG, SweepDisplay, TrialRow, format_params
 from inception_jax.sweeps.resources import Slot
-from inception_jax.sweeps.running_trial import CommandBuilder, RunningTrial, TrialOutcome, TrialTiming, make_workdir
+from inception_jax.sweeps.running_trial import CommandBuilder, RunningTrial, TrialOutcome, TrialTiming
 from inception_jax.sweeps.study import Study, Trial
 from inception_jax.sweeps.study_config import StudyConfig, optuna_direction
 from inception_jax.training.interrupts import Interrupts
@@ -136,7 +137,7 @@ class Driver:
             if number in mine:
                 continue
             workdir = trials.workdir(self._directory, number)
-            make_workdir(workdir)
+            make_folder(workdir)
             trial_lease = lease.acquire(workdir, self._name, self._timing.stale)
             if trial_lease is None:
                 continue
@@ -163,7 +164,7 @@ class Driver:
                 f"{workdir} exists already, but the storage has only now begun trial {trial.number}: "
                 "restore the storage that belongs to these trials, or choose another --study"
             )
-        make_workdir(workdir)
+        make_folder(workdir)
         trial_lease = lease.acquire(workdir, self._name, self._timing.stale)
         if trial_lease is None:
             raise UserError(f"{workdir} is in use by another process, but its trial has only now begun")
@@ -322,11 +323,7 @@ class Driver:
     def _finish_stopped(self, running: RunningTrial, code: int | None) -> None:
         """Stores the outcome of a trial whose process was asked to stop, where files and storage can be written."""
         try:
-            outcome = (
-                running.handle_exit(code)
-                if code is not None
-                else TrialOutcome("interrupted", "stopped with its driver")
-            )
+            outcome = "stopped" if code is None else running.handle_exit(code)
             if isinstance(outcome, str):
                 outcome = TrialOutcome("interrupted", "stopped with its driver")
             with self._study.exclusive():

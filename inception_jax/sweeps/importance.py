@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inception_jax.sweeps.study_files import StoredParameter, StoredStudy
+from inception_jax.sweeps.parameters import Choice, Parameter
+from inception_jax.sweeps.study_files import StoredStudy
 
 if TYPE_CHECKING:
     import optuna
@@ -79,7 +80,7 @@ def estimate(stored: StoredStudy, study: optuna.Study | None = None) -> Importan
     shares = {field: float(share) for field, share in found.items() if math.isfinite(share)}
     if not shares:
         return Importance({}, reason="no parameter is in all finished trials with more than one value")
-    left_out = [one.field for one in stored.space if one.field not in shares]
+    left_out = [field for field in stored.space if field not in shares]
     return Importance(shares, "fANOVA" if has_trees else "PED-ANOVA", len(finished), unreached, left_out)
 
 
@@ -97,7 +98,7 @@ def _rebuild_study(stored: StoredStudy) -> optuna.Study:
         study = optuna.create_study(direction="maximize" if stored.maximize else "minimize")
     finally:
         optuna.logging.set_verbosity(quiet)
-    space = {parameter.field: parameter for parameter in stored.space}
+    space = stored.space
     always = {field for field, parameter in space.items() if not parameter.when}
     for trial in stored.ranked():
         params, distributions = {}, {}
@@ -110,23 +111,22 @@ def _rebuild_study(stored: StoredStudy) -> optuna.Study:
     return study
 
 
-def _distribution(parameter: StoredParameter) -> Any:
+def _distribution(parameter: Parameter) -> Any:
     """Optuna's distribution of a parameter, without its step: a listed config may lie between two steps."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if parameter.kind == "choice":
-        return CategoricalDistribution([repr(choice) for choice in parameter.choices])
-    low, high = parameter.bounds
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution([repr(choice) for choice in parameter.values])
+    low, high = parameter.low, parameter.high
     if parameter.kind == "integer":
         return IntDistribution(int(low), int(high), log=parameter.log)
     return FloatDistribution(low, high, log=parameter.log)
 
 
-def _encode(parameter: StoredParameter, value: Any) -> Any:
+def _encode(parameter: Parameter, value: Any) -> Any:
     """Encodes a value for the distribution; None where it is outside the space, as in a listed config."""
-    if parameter.kind == "choice":
-        return repr(value) if repr(value) in map(repr, parameter.choices) else None  # compares by `repr`: True is not 1
+    if isinstance(parameter, Choice):
+        return repr(value) if repr(value) in map(repr, parameter.values) else None  # compares by `repr`: True is not 1
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    low, high = parameter.bounds
-    return value if low <= value <= high else None
+    return value if parameter.low <= value <= parameter.high else None

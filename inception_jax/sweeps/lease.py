@@ -12,11 +12,12 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from inception_jax import file_locks
-from inception_jax.errors import write_error
+from inception_jax.errors import UserError, write_error
+from inception_jax.runs.manifest import replace_bytes
 
 LOCK = "driver.lock"
 LEASE = "lease.json"
@@ -29,15 +30,13 @@ class StudyLock:
     this same object as its lock (`acquire`, `release`): all writes inside one `with lock:` are one change.
     """
 
-    def __init__(self, path: str | os.PathLike, warn: Callable[[str], None] | None = None):
+    def __init__(self, path: str | os.PathLike):
         """Remembers the path; nothing is opened before `acquire`.
 
         Args:
           path: of the lock file; created at the first `acquire`.
-          warn: gets one line where the file system has no locks; default: a line on stderr.
         """
         self._path, self._depth, self._descriptor = Path(path), 0, -1
-        self._warn = warn or (lambda text: print(text, file=sys.stderr))
         self._warned = False
 
     @property
@@ -82,8 +81,9 @@ class StudyLock:
         except file_locks.LocksUnsupported as error:
             if not self._warned:
                 self._warned = True
-                self._warn(
-                    f"{self._path}: the file system has no locks ({error.strerror}); run only one driver on this study"
+                print(
+                    f"{self._path}: the file system has no locks ({error.strerror}); run only one driver on this study",
+                    file=sys.stderr,
                 )
 
 
@@ -103,13 +103,11 @@ class Lease:
         """
         self._workdir, self._descriptor, self._driver = workdir, descriptor, driver
         holder = {"host": socket.gethostname(), "boot_id": boot_id(), "pid": os.getpid(), "driver": driver}
-        new = workdir / f".{LEASE}.{os.getpid()}.new"
-        try:
-            new.write_text(json.dumps(holder) + "\n", encoding="utf-8")
-            os.replace(new, workdir / LEASE)  # atomic: an unreadable lease would count as alive
-        except OSError as error:
+        try:  # atomically: an unreadable lease would count as alive
+            replace_bytes(workdir / LEASE, json.dumps(holder).encode() + b"\n", sync=False)
+        except UserError:
             os.close(descriptor)
-            raise write_error(workdir / LEASE, error) from None
+            raise
 
     def renew(self) -> bool:
         """Writes the heartbeat, for machines that do not see the lock.
@@ -150,19 +148,8 @@ def acquire(workdir: Path, driver: str, stale: float) -> Lease | None:
     Raises:
       UserError: a file cannot be written.
     """
-    try:
-        descriptor = file_locks.open_lock_file(workdir / LOCK)
-    except OSError as error:
-        raise write_error(workdir / LOCK, error) from None
-    try:
-        locked = file_locks.try_lock(descriptor)
-    except file_locks.LocksUnsupported:
-        locked = True  # the heartbeat alone decides
-    except OSError as error:
-        os.close(descriptor)
-        raise write_error(workdir / LOCK, error) from None
-    if not locked:
-        os.close(descriptor)
+    descriptor = _open_locked(workdir / LOCK)
+    if descriptor is None:
         return None
     if _is_alive_elsewhere(workdir, stale):
         os.close(descriptor)
@@ -245,20 +232,34 @@ def try_file_lock(path: Path) -> Iterator[bool]:
     Raises:
       UserError: the file cannot be created.
     """
+    descriptor = _open_locked(path)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open_locked(path: Path) -> int | None:
+    """The descriptor of a locked file, or of a file in a file system without locks; None: another process has it.
+
+    Raises:
+      UserError: the file cannot be created or locked.
+    """
     try:
         descriptor = file_locks.open_lock_file(path)
+        try:
+            if file_locks.try_lock(descriptor):
+                return descriptor
+        except file_locks.LocksUnsupported:
+            return descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
     except OSError as error:
         raise write_error(path, error) from None
-    try:
-        try:
-            locked = file_locks.try_lock(descriptor)
-        except file_locks.LocksUnsupported:
-            locked = True
-        except OSError as error:
-            raise write_error(path, error) from None
-        yield locked
-    finally:
-        os.close(descriptor)
 
 
 def new_driver_name() -> str:

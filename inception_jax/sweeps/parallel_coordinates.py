@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy as np
 from inception_jax.runs import plot_style
 from inception_jax.runs.plot_style import BLACK, GREY, ORANGE
 from inception_jax.sweeps import scales
+from inception_jax.sweeps.parameters import Parameter
 from inception_jax.sweeps.plots import COLORMAP, PALE
-from inception_jax.sweeps.study_files import StoredParameter, StoredStudy, StoredTrial
+from inception_jax.sweeps.study_files import StoredStudy, StoredTrial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,18 +42,19 @@ def parallel_coordinates(study: StoredStudy, path: str | os.PathLike) -> Figure 
     if not ranked or not study.space:
         return None
     drawn = [*(trial for trial in study.with_status("pruned") if trial.has_value), *reversed(ranked)]
-    space = _beside_conditions(study.space)
-    heights = _heights(study, space, drawn)
-    count = len(space) + 1
+    fields = _beside_conditions(study.space)
+    axis_scales = {
+        field: scales.AxisScale(study.space[field], [one.params[field] for one in drawn if field in one.params])
+        for field in fields
+    }
+    heights = _heights(study, axis_scales, drawn)
+    count = len(fields) + 1
     with plot_style.saved_figure(path, max(6.0, 1.45 * count + 0.8), 4.6) as figure:
         axes = figure.subplots()
         plot_style.hide_axes(axes)
         _lines(axes, study, drawn, ranked, heights)
-        for place, parameter in enumerate(space):
-            scale = scales.AxisScale(
-                parameter, [t.params[parameter.field] for t in drawn if parameter.field in t.params]
-            )
-            _axis(axes, place, parameter.field, scale.ticks(), "log" if scale.log else "")
+        for place, (field, scale) in enumerate(axis_scales.items()):
+            _axis(axes, place, field, scale.ticks(), "log" if scale.log else "")
         _axis(axes, count - 1, study.metric.axis_label, _value_ticks(study, drawn), "")
         axes.set_xlim(-0.55, count - 1 + 0.45)
         axes.set_ylim(-0.04, 1.2)
@@ -98,23 +100,23 @@ def _colours(ranks: Sequence[float] | np.ndarray) -> np.ndarray:
     return colormaps[COLORMAP](0.85 * np.asarray(ranks))
 
 
-def _beside_conditions(space: Sequence[StoredParameter]) -> list[StoredParameter]:
+def _beside_conditions(space: Mapping[str, Parameter]) -> list[str]:
     """Orders conditional parameters next to those in their conditions: gaps are adjacent, and not beside the metric."""
-    ordered = [one for one in space if not one.when]
-    for one in space:
+    ordered = [field for field, one in space.items() if not one.when]
+    for field, one in space.items():
         if one.when:
-            places = [place for place, other in enumerate(ordered) if {other.field, *other.when} & {*one.when}]
-            ordered.insert(max(places, default=len(ordered) - 1) + 1, one)
+            places = [place for place, other in enumerate(ordered) if {other, *space[other].when} & {*one.when}]
+            ordered.insert(max(places, default=len(ordered) - 1) + 1, field)
     return ordered
 
 
-def _heights(study: StoredStudy, space: Sequence[StoredParameter], drawn: Sequence[StoredTrial]) -> np.ndarray:
+def _heights(
+    study: StoredStudy, axis_scales: Mapping[str, scales.AxisScale], drawn: Sequence[StoredTrial]
+) -> np.ndarray:
     """Heights from 0 to 1 where each line crosses each axis: float64 [trials, parameters + 1]; NaN at a gap."""
     columns = []
     numbers = [trial.number for trial in drawn]
-    for parameter in space:
-        field = parameter.field
-        scale = scales.AxisScale(parameter, [trial.params[field] for trial in drawn if field in trial.params])
+    for field, scale in axis_scales.items():
         column = np.array([scale.position(trial.params[field]) if field in trial.params else np.nan for trial in drawn])
         if scale.is_choice:
             column = column + scales.jitter(numbers) * _BAND / len(scale.choices)

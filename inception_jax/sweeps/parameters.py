@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from inception_jax.config import to_tuples
+from inception_jax.errors import UserError
+from inception_jax.runs.manifest import same_value
 
 FEW_INTEGERS = 16
 """The largest integer range whose grid is all of its values."""
@@ -112,6 +116,7 @@ class Choice:
     when: When = dataclasses.field(default_factory=dict)
 
     kind = "choice"
+    log = False
 
     @property
     def encoded(self) -> list[Any]:
@@ -166,22 +171,30 @@ class Choice:
 Parameter = Interval | Choice
 
 
+def from_json(content: Mapping[str, Any]) -> Parameter:
+    """The parameter that study.json has as `to_json` gives it.
+
+    Raises:
+      UserError: a range without its ends.
+    """
+    when, choices = content.get("when") or {}, content.get("choices")
+    if (content.get("kind") or ("choice" if choices else "real")) == "choice":
+        return Choice(to_tuples(choices or ()), when)
+    low, high, step = (content.get(name) for name in ("low", "high", "step"))
+    if low is None or high is None:
+        raise UserError(f"study.json: the parameter {content.get('field')} needs numbers 'low' and 'high'")
+    kind, log = content.get("kind") or "real", bool(content.get("log"))
+    return Interval(kind, low, high, log, step, content.get("grid"), when)
+
+
 def alternatives(wanted: Any) -> list[Any]:
     """The alternative values of a condition, as a list."""
     return wanted if isinstance(wanted, list) else [wanted]
 
 
-def index_of(values: tuple[Any, ...] | list[Any], value: Any) -> int | None:
+def index_of(values: Sequence[Any], value: Any) -> int | None:
     """Index of a value, where True differs from 1, and a list equals the tuple of its items; None: not there."""
-    value = tuple(value) if isinstance(value, list) else value
-    same = (
-        i
-        for i, other in enumerate(values)
-        if isinstance(other, bool) == isinstance(value, bool)
-        and isinstance(other, str) == isinstance(value, str)
-        and other == value
-    )
-    return next(same, None)
+    return next((index for index, other in enumerate(values) if same_value(other, value)), None)
 
 
 def _json_value(value: Any) -> Any:

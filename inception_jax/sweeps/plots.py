@@ -17,7 +17,7 @@ from inception_jax.runs import plot_style
 from inception_jax.runs.plot_style import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from inception_jax.sweeps import scales
 from inception_jax.sweeps.importance import Importance
-from inception_jax.sweeps.study_files import StoredParameter, StoredStudy, StoredTrial
+from inception_jax.sweeps.study_files import StoredStudy, StoredTrial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -238,7 +238,7 @@ def slices(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
         figure.supylabel(grid[0, 0].get_ylabel(), fontsize=8)
         grid[0, 0].set_ylabel("")
         used, unused = grid.flat[: len(study.space)], grid.flat[len(study.space) :]
-        points = [_slice(axes, study, parameter, shown) for axes, parameter in zip(used, study.space, strict=True)]
+        points = [_slice(axes, study, field, shown) for axes, field in zip(used, study.space, strict=True)]
         for axes in unused:
             axes.remove()
         bar = figure.colorbar(points[-1], ax=list(used), fraction=0.025, pad=0.01)
@@ -259,11 +259,10 @@ def slices(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
     return figure
 
 
-def _slice(axes: Axes, study: StoredStudy, parameter: StoredParameter, shown: Sequence[StoredTrial]) -> PathCollection:
+def _slice(axes: Axes, study: StoredStudy, field: str, shown: Sequence[StoredTrial]) -> PathCollection:
     """Draws one parameter; returns the coloured points of the finished trials."""
-    field = parameter.field
     with_it = [trial for trial in shown if field in trial.params]
-    scale = scales.AxisScale(parameter, [trial.params[field] for trial in with_it])
+    scale = scales.AxisScale(study.space[field], [trial.params[field] for trial in with_it])
     spots = np.array([scale.position(trial.params[field]) for trial in with_it], np.float64)
     if scale.is_choice:
         spots = spots + scales.jitter([trial.number for trial in with_it]) * _JITTER / len(scale.choices)

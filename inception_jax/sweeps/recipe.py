@@ -10,7 +10,6 @@ from inception_jax import config as configs
 from inception_jax import schema
 from inception_jax.metric_definitions import DEFAULT_METRIC
 from inception_jax.runs.manifest import flatten, same_value
-from inception_jax.sweeps.study_files import to_tuples
 
 _WIDTH = 120
 
@@ -65,7 +64,7 @@ def _assignments(fields: list[tuple[str, Any]]) -> Iterator[str]:
 
 def _literal(value: Any) -> str:
     """A Python literal that evaluates to exactly this value; a long tuple gets one line per item."""
-    value = to_tuples(value)
+    value = configs.to_tuples(value)
     text = _quoted(value)
     if not isinstance(value, tuple) or len(text) < _WIDTH // 2:
         return text

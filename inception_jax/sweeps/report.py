@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flax import traverse_util
+
 from inception_jax.errors import UserError
 from inception_jax.runs import html_page, manifest
-from inception_jax.runs.tables import code, escape, format_value
+from inception_jax.runs.tables import code, escape, format_value, section
 from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report_sections, study_files
 from inception_jax.sweeps.importance import Importance
 from inception_jax.sweeps.study_files import StoredStudy, StoredTrial
@@ -65,16 +68,16 @@ def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
         "\n".join(report_sections.setup(found)),
         "\n".join(report_sections.facts(found)),
         "\n>\n".join(f"> {escape(note)}" for note in found.notes),
-        _section("Best trial", report_sections.best_trial(found)),
-        _section("Space", report_sections.space(found)),
-        _section("Trials", report_sections.counts(found)),
-        _section("Ten best trials", report_sections.top_trials(found, 10)),
-        _section("Failed and diverged trials", report_sections.failures(found)),
-        _section("Restarts", report_sections.restarts(found)),
-        _section("Time", report_sections.time_spent(found)),
-        *(_section(PLOTS[name], _plot_section(name, estimate)) for name in PLOTS if name in drawn),
-        "" if estimate.shares else _section("Importance", iter([f"Not estimated: {escape(estimate.reason)}."])),
-        _section("Next steps", _commands(found, why_no_recipe)),
+        section("Best trial", report_sections.best_trial(found)),
+        section("Space", report_sections.space(found)),
+        section("Trials", report_sections.counts(found)),
+        section("Ten best trials", report_sections.top_trials(found, 10)),
+        section("Failed and diverged trials", report_sections.failures(found)),
+        section("Restarts", report_sections.restarts(found)),
+        section("Time", report_sections.time_spent(found)),
+        *(section(PLOTS[name], _plot_section(name, estimate)) for name in PLOTS if name in drawn),
+        "" if estimate.shares else section("Importance", iter([f"Not estimated: {escape(estimate.reason)}."])),
+        section("Next steps", _commands(found, why_no_recipe)),
     ]
     path = study_dir / FILE
     html_page.write_report(path, "\n\n".join(filter(None, sections)) + "\n")
@@ -114,21 +117,11 @@ def _write_best(study: StoredStudy) -> str:
 
 def _config(study: StoredStudy, trial: StoredTrial) -> dict[str, Any]:
     """The whole config of a trial: its config.json; where that is unreadable, the study's with the trial's values."""
-    try:
-        config = manifest.read_config(trial.workdir)
-    except UserError:
-        config = None
-    if config is not None:
-        return config
+    with contextlib.suppress(UserError):
+        if (config := manifest.read_config(trial.workdir)) is not None:
+            return config
     values = {**dict(manifest.flatten(study.config)), **trial.overrides, **trial.params}
-    tree: dict[str, Any] = {}
-    for field, value in values.items():
-        *sections, name = field.split(".")
-        section = tree
-        for part in sections:
-            section = section.setdefault(part, {})
-        section[name] = value
-    return tree
+    return traverse_util.unflatten_dict(values, sep=".")
 
 
 def _docstring(study: StoredStudy, trial: StoredTrial) -> str:
@@ -198,8 +191,3 @@ def _commands(study: StoredStudy, why_no_recipe: str) -> Iterator[str]:
     yield "```"
     yield ""
     yield f"All trials, one per line: [{study_files.TABLE}]({study_files.TABLE})."
-
-
-def _section(title: str, lines: Iterator[str]) -> str:
-    content = "\n".join(lines)
-    return f"## {title}\n\n{content}" if content else ""

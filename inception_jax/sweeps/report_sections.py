@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import signal
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 from inception_jax import schema
 from inception_jax.errors import UserError
 from inception_jax.metric_definitions import TO_TARGET
-from inception_jax.metrics import wilson_interval
+from inception_jax.metrics import accuracy_interval
 from inception_jax.runs import data_record, formatting, manifest, run_state, time_to_target
 from inception_jax.runs.formatting import format_duration
 from inception_jax.runs.tables import Markdown, code, escape, format_markdown, format_value
-from inception_jax.sweeps.study_files import UNKNOWN, StoredParameter, StoredStudy, StoredTrial
+from inception_jax.sweeps import trial_process
+from inception_jax.sweeps.parameters import Choice, Parameter, alternatives
+from inception_jax.sweeps.study_files import UNKNOWN, StoredStudy, StoredTrial
 
 _MEANINGS = {
     "finished": "trained to its end",
@@ -43,7 +45,7 @@ _CHOSEN_BY_RUNS = frozenset(path for path, field in schema.fields() if field.ear
 def setup(study: StoredStudy) -> Iterator[str]:
     """The question, the objective, the sampler and the pruner, in one paragraph."""
     content = study.content
-    names = [code(parameter.field) for parameter in study.space]
+    names = [code(field) for field in study.space]
     listed = len(content.get("listed") or ())
     varied = f"Which {_join_names(names)} " if names else "Which of the listed configs "
     best = "is best" if len(names) <= 1 else "are best"
@@ -77,7 +79,7 @@ def setup(study: StoredStudy) -> Iterator[str]:
 
 def space(study: StoredStudy) -> Iterator[str]:
     """The search space as a table."""
-    rows = [[code(one.field), one.kind, _range(one), _condition(one)] for one in study.space]
+    rows = [[code(field), one.kind, _range(one), _condition(one)] for field, one in study.space.items()]
     yield from format_markdown(("field", "kind", "values", "condition"), rows)
 
 
@@ -160,9 +162,9 @@ def _pruner_details(content: Mapping[str, Any]) -> str:
     return f" ({', '.join(details)})" if details else ""
 
 
-def _range(one: StoredParameter) -> str:
-    if one.kind == "choice":
-        return ", ".join(map(format_value, one.choices))
+def _range(one: Parameter) -> str:
+    if isinstance(one, Choice):
+        return ", ".join(map(format_value, one.values))
     return (
         f"{format_value(one.low)} to {format_value(one.high)}"
         + (", logarithmic" if one.log else "")
@@ -170,10 +172,10 @@ def _range(one: StoredParameter) -> str:
     )
 
 
-def _condition(one: StoredParameter) -> Markdown:
+def _condition(one: Parameter) -> Markdown:
     conditions = []
     for field, wanted in one.when.items():
-        values = map(format_value, wanted if isinstance(wanted, list) else [wanted])
+        values = map(format_value, alternatives(wanted))
         conditions.append(f"{code(field)} is {escape(' or '.join(values))}")
     return Markdown(", ".join(conditions))
 
@@ -183,12 +185,7 @@ def _format_exit(start: Mapping[str, Any]) -> str:
     code = start.get("exit")
     if not isinstance(code, int):
         return "unknown" if start.get("ended") else "still running"
-    if code < 0 or code > 128:
-        number = -code if code < 0 else code - 128
-        try:
-            name = signal.Signals(number).name
-        except ValueError:
-            return f"exit code {code}"
+    if name := trial_process.signal_of(code):
         return name if code < 0 else f"{name} (saved)"
     return "done" if code == 0 else f"exit code {code}"
 
@@ -262,7 +259,7 @@ def top_trials(study: StoredStudy, count: int) -> Iterator[str]:
     ranked = study.ranked()[:count]
     if not ranked:
         return
-    fields = [parameter.field for parameter in study.space]
+    fields = [*study.space]
     fields += sorted({field for trial in ranked for field in (*trial.params, *trial.overrides)} - {*fields})
     rows = []
     for place, trial in enumerate(ranked, 1):
@@ -296,19 +293,15 @@ def _evaluation(study: StoredStudy, trial: StoredTrial) -> Mapping[str, Any]:
 
 def _interval(study: StoredStudy, trial: StoredTrial, row: Mapping[str, Any]) -> str:
     """The 95 % interval of an accuracy; "" for another metric, and where the number of examples is unknown."""
-    count, value = row.get("count"), trial.shown_value
-    if not study.metric.is_proportion or not count or not 0 <= value <= 1 <= count:
-        return ""
-    low, high = wilson_interval(round(value * count), int(count))
-    return f"95 % interval {100 * low:.2f}–{100 * high:.2f} %"
+    interval = accuracy_interval(trial.shown_value, row.get("count")) if study.metric.is_proportion else None
+    return f"95 % interval {100 * interval[0]:.2f}–{100 * interval[1]:.2f} %" if interval else ""
 
 
 def _differences(study: StoredStudy, trial: StoredTrial) -> Iterator[str]:
     """A table of the fields in which the trial's config differs from the study's config."""
-    try:
+    config = None
+    with contextlib.suppress(UserError):
         config = manifest.read_config(trial.workdir)
-    except UserError:
-        config = None
     set_here = {**trial.overrides, **trial.params}
     if config is None or not study.config:
         pairs = [(field, manifest.ABSENT, set_here[field]) for field in sorted(set_here)]

@@ -12,7 +12,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from inception_jax.errors import UserError, write_error
+from inception_jax.errors import UserError
+from inception_jax.runs.manifest import make_folder
 from inception_jax.sweeps.lease import try_file_lock
 
 FOLDER = "hosts"
@@ -144,10 +145,7 @@ def claim_slots(
       UserError: a lock file cannot be created.
     """
     folder = study / FOLDER / re.sub(r"[^\w.-]", "_", socket.gethostname())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from None
+    make_folder(folder)
     claimed: list[Slot] = []
     for slot in slots:
         if len(claimed) < wanted:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_jax.errors import ExitCode, UserError, counted
+from inception_jax.runs.manifest import make_folder
 from inception_jax.sweeps import resources, study_data, trial_process, trials
 from inception_jax.sweeps.budget import SweepBudget
 from inception_jax.sweeps.display import SweepDisplay, format_best_table, format_params, format_status_line
 from inception_jax.sweeps.driver import Driver
 from inception_jax.sweeps.lease import StudyLock
-from inception_jax.sweeps.running_trial import CommandBuilder, TrialTiming, make_workdir
+from inception_jax.sweeps.running_trial import CommandBuilder, TrialTiming
 from inception_jax.sweeps.study import Study
 from inception_jax.sweeps.study_config import (
     FILE,
@@ -124,7 +125,7 @@ def _open_directory(directory: Path, study_config: StudyConfig) -> tuple[StudyLo
         raise UserError(f"--study={directory} is a file, not a directory")
     if directory.is_dir() and read(directory) is None:
         check_new_directory(directory)  # before anything is written there
-    make_workdir(directory)
+    make_folder(directory)
     lock = StudyLock(directory / LOCK)
     with lock:
         command = [without_password(argument) if "://" in argument else argument for argument in sys.orig_argv]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_jax.errors import UserError, write_error
+from inception_jax.errors import UserError
 from inception_jax.runs import lock, result, time_to_target
 from inception_jax.sweeps import overrides, trial_process, trials
 from inception_jax.sweeps.lease import Lease, last_heartbeat
@@ -301,18 +300,3 @@ class RunningTrial:
         if self.process is not None:
             self.process.kill()
         self._lease.release()
-
-
-def make_workdir(workdir: Path) -> None:
-    """Creates the directory of a trial, where it is missing.
-
-    Args:
-      workdir: its path.
-
-    Raises:
-      UserError: it cannot be created.
-    """
-    try:
-        os.makedirs(workdir, exist_ok=True)
-    except OSError as error:
-        raise write_error(workdir, error) from None

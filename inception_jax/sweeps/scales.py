@@ -10,7 +10,8 @@ import numpy as np
 
 from inception_jax.runs import curves
 from inception_jax.runs.tables import format_value
-from inception_jax.sweeps.study_files import StoredParameter, StoredStudy
+from inception_jax.sweeps.parameters import Choice, Parameter
+from inception_jax.sweeps.study_files import StoredStudy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ _FEW_TICKS, _MOST_TICKS = 3, 6
 class AxisScale:
     """Maps the values of one parameter to positions from 0 to 1."""
 
-    def __init__(self, parameter: StoredParameter, values: Iterable[Any]):
+    def __init__(self, parameter: Parameter, values: Iterable[Any]):
         """Determines the ends of the axis, or its categories.
 
         Args:
@@ -30,11 +31,11 @@ class AxisScale:
           values: of the trials; a value outside the parameter's range (from a listed config) extends the axis.
         """
         values = list(values)
-        self.is_choice = parameter.kind == "choice"
+        self.is_choice = isinstance(parameter, Choice)
         self.log = parameter.log
-        if self.is_choice:
+        if isinstance(parameter, Choice):
             # Compared by `repr`: True is not 1.
-            self.choices = list({repr(value): value for value in (*parameter.choices, *values)}.items())
+            self.choices = list({repr(value): value for value in (*parameter.values, *values)}.items())
             return
         numbers = [value for value in (parameter.low, parameter.high, *values) if _is_number(value)]
         self.log &= min(numbers) > 0

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from inception_jax.config import Config
 from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.metric_definitions import METRICS, TO_TARGET, names_of
-from inception_jax.sweeps import overrides, space_file
+from inception_jax.sweeps import space_file
 from inception_jax.sweeps.budget import SweepBudget
 from inception_jax.sweeps.space import Space
 from inception_jax.sweeps.study_config import StudyConfig, without_password
@@ -21,15 +21,15 @@ REDUCTION_FACTOR = 3  # Hyperband's authors advise 3 or 4 (arXiv:1603.06560, sec
 
 
 def make_study_config(
-    flags: argparse.Namespace, recipe: ConfigDict, recipe_overrides: Mapping[str, Any], argv: Sequence[str]
+    flags: argparse.Namespace, recipe: ConfigDict, recipe_overrides: Mapping[str, Any], config_arguments: Sequence[str]
 ) -> StudyConfig:
     """Builds the study config from the flags, the recipe and the space file.
 
     Args:
       flags: of the command, without `--config`.
-      recipe: config, as `recipe_files.parse_with_config` gives it.
-      recipe_overrides: {field: value}, as `recipe_files.parse_with_config` gives them.
-      argv: the command line.
+      recipe: config, as `recipe_files.load_config` gives it.
+      recipe_overrides: {field: value}, as `recipe_files.load_config` gives them.
+      config_arguments: the arguments `--config=…` and `--config.FIELD=…`, as `recipe_files.parse` gives them.
 
     Returns:
       The checked study config.
@@ -40,25 +40,23 @@ def make_study_config(
     if not flags.space:
         raise UserError("--space is missing: give a file with get_space(), such as --space=space.py")
     config = Config(recipe)
-    config_arguments = tuple(overrides.config_arguments(argv))
-    found = space_file.load(flags.space, recipe, config_arguments)
-    listed = found.trials
+    space, listed = space_file.load(flags.space, recipe, config_arguments)
     if flags.sampler == "grid":
-        if found.space is None:
+        if space is None:
             raise UserError(f"--sampler=grid: {flags.space} has no get_space() to make a grid of")
-        listed += tuple(found.space.grid())
+        listed += tuple(space.grid())
     metric = _metric(flags, config)
     pruner = flags.pruner or ("none" if metric in TO_TARGET else "halving")
     if metric in TO_TARGET:
-        _check_target(flags, config, {field for trial in listed for field in trial}, found.space)
+        _check_target(flags, config, {field for trial in listed for field in trial}, space)
     min_evaluations, reduction_factor = _pruning(flags, pruner)
     return StudyConfig(
-        config_arguments=config_arguments,
+        config_arguments=tuple(config_arguments),
         overrides=dict(recipe_overrides),
         config=config.to_dict(),
-        space=found.space,
+        space=space,
         listed=listed,
-        sampler=flags.sampler if found.space else "list",
+        sampler=flags.sampler if space else "list",
         seed=flags.seed,
         pruner=pruner,
         min_evaluations=min_evaluations,

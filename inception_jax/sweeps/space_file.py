@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,35 +9,26 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from inception_jax.errors import UserError, nearest
+from inception_jax import config
+from inception_jax.errors import UserError, nearest, shorten
 from inception_jax.sweeps import overrides
 from inception_jax.sweeps.parameters import Choice, Interval
 from inception_jax.sweeps.space import Space
 
-
-@dataclasses.dataclass(frozen=True)
-class SpaceFile:
-    """The content of a space file.
-
-    Attributes:
-      space: from `get_space()`; None where the file does not define it.
-      trials: from `get_trials()`: configs that are tried first, {field: value} each, also of fields outside the space.
-    """
-
-    space: Space | None
-    trials: tuple[dict[str, Any], ...]
+Trials = tuple[dict[str, Any], ...]
 
 
-def load(path: str, recipe: ConfigDict, config_arguments: Sequence[str]) -> SpaceFile:
+def load(path: str, recipe: ConfigDict, config_arguments: Sequence[str]) -> tuple[Space | None, Trials]:
     """Runs the file, and checks what its `get_space()` and `get_trials()` return; one of them may be missing.
 
     Args:
       path: of the file.
       recipe: the config whose fields are set.
-      config_arguments: of the recipe, as `overrides.config_arguments` gives them.
+      config_arguments: the arguments of the recipe and of its overrides.
 
     Returns:
-      The checked space and trials.
+      (the space of `get_space()`, None where the file does not define it; the trials of `get_trials()`, configs that
+      are tried first: {field: value} each, also of fields outside the space).
 
     Raises:
       UserError: the file is missing or has an error, a field does not exist, or a field does not accept a value.
@@ -49,14 +39,14 @@ def load(path: str, recipe: ConfigDict, config_arguments: Sequence[str]) -> Spac
         near = nearest("get_space", [name for name in namespace if not name.startswith("__")])
         raise UserError(f"--space={path}: it defines neither get_space() nor get_trials(){near}")
     try:
-        fields = dict(overrides.leaves(recipe))
+        fields = dict(config.leaves(recipe))
         space = _space(_call(path, get_space), fields, config_arguments) if callable(get_space) else None
         trials = _trials(_call(path, get_trials), space, fields, config_arguments) if callable(get_trials) else ()
     except UserError as error:
         if str(error).startswith("--space="):
             raise
         raise UserError(f"--space={path}: {error}") from None
-    return SpaceFile(space, trials)
+    return space, trials
 
 
 def _run(path: str) -> dict[str, Any]:
@@ -69,15 +59,11 @@ def _run(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"--space={path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     namespace: dict[str, Any] = {"__name__": "sweep_space", "__file__": path}
-    _call_user_code(path, lambda: exec(compile(text, path, "exec"), namespace))
+    _call(path, lambda: exec(compile(text, path, "exec"), namespace))
     return namespace
 
 
-def _call(path: str, function: Any) -> Any:
-    return _call_user_code(path, function)
-
-
-def _call_user_code(path: str, call: Any) -> Any:
+def _call(path: str, call: Any) -> Any:
     """Returns the result of the file's code; turns any exception into one line with the line number."""
     try:
         return call()
@@ -93,12 +79,12 @@ def _call_user_code(path: str, call: Any) -> Any:
 def _space(given: Any, fields: Mapping[str, Any], config_arguments: Sequence[str]) -> Space:
     if not isinstance(given, Mapping) or not given:
         raise UserError(
-            f"get_space() returned {_short(given)}; it must return {{field: real(…), integer(…) or choice(…)}}"
+            f"get_space() returned {shorten(repr(given))}; it must return {{field: real(…), integer(…) or choice(…)}}"
         )
     for field, parameter in given.items():
         _check_field(field, fields)
         if not isinstance(parameter, Interval | Choice):
-            raise UserError(f"{field} = {_short(parameter)}: it must be real(…), integer(…) or choice(…)")
+            raise UserError(f"{field} = {shorten(repr(parameter))}: it must be real(…), integer(…) or choice(…)")
     space = Space(given)
     for field, parameter in space.parameters.items():
         for value in parameter.values_to_check():
@@ -106,11 +92,9 @@ def _space(given: Any, fields: Mapping[str, Any], config_arguments: Sequence[str
     return space
 
 
-def _trials(
-    given: Any, space: Space | None, fields: Mapping[str, Any], config_arguments: Sequence[str]
-) -> tuple[dict[str, Any], ...]:
+def _trials(given: Any, space: Space | None, fields: Mapping[str, Any], config_arguments: Sequence[str]) -> Trials:
     if not isinstance(given, list | tuple):
-        raise UserError(f"get_trials() returned {_short(given)}; it must return a list of {{field: value}}")
+        raise UserError(f"get_trials() returned {shorten(repr(given))}; it must return a list of {{field: value}}")
     if space is None and not given:
         raise UserError("get_trials() returned no trial, and the file has no get_space()")
     return tuple(_trial(index, trial, space, fields, config_arguments) for index, trial in enumerate(given))
@@ -121,7 +105,7 @@ def _trial(
 ) -> dict[str, Any]:
     """Checks one entry of `get_trials()`, and turns its lists into tuples; {} stands for the unchanged recipe."""
     if not isinstance(given, Mapping):
-        raise UserError(f"get_trials()[{index}] is {_short(given)}; it must be {{field: value}}")
+        raise UserError(f"get_trials()[{index}] is {shorten(repr(given))}; it must be {{field: value}}")
     values = {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
     try:
         for field, value in values.items():
@@ -141,8 +125,3 @@ def _check_field(field: Any, fields: Mapping[str, Any]) -> None:
         if isinstance(field, str) and field.startswith("config.") and field.removeprefix("config.") in fields:
             near = f"; did you mean {field.removeprefix('config.')!r}?"
         raise UserError(f"{field}: the config has no such field{near}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

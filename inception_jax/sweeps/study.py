@@ -7,6 +7,7 @@ While a sweep runs, only this module and `storage.py` use Optuna. Every change i
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import dataclasses
@@ -128,11 +129,7 @@ class Study:
 
     def status_counts(self) -> dict[str, int]:
         """{status: number of trials}."""
-        counts: dict[str, int] = {}
-        for trial in self._trials():
-            name = trial.user_attrs.get("status", trial.state.name.lower())
-            counts[name] = counts.get(name, 0) + 1
-        return counts
+        return collections.Counter(trial.user_attrs.get("status", trial.state.name.lower()) for trial in self._trials())
 
     def running_numbers(self) -> list[int]:
         """Numbers of the trials that have begun and not ended."""

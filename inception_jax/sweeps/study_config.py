@@ -51,14 +51,14 @@ class StudyConfig:
       config: the whole config of the recipe, as plain values.
       space: None where only the listed trials run.
       listed: configs that are tried first, {field: value} each; with the sampler "grid", followed by the grid points.
-      sampler: one of `choices.SAMPLERS`, or "list" where there is no space.
+      sampler: as `--sampler`, or "list" where there is no space.
       seed: of the sampler.
-      pruner: one of `choices.PRUNERS`.
+      pruner: as `--pruner`.
       min_evaluations: number of evaluations of a trial before it may be pruned.
       reduction_factor: of successive halving: one of this many trials continues at each rung.
       metric: name of a metric of the evaluations, or of `TO_TARGET`: what a trial needs to reach `stop.target`.
       weights: "ema" or "raw": the weights whose evaluations count, unless a trial sets `ema.decay`.
-      objective: one of `choices.OBJECTIVES`: the evaluation of a trial that counts.
+      objective: as `--objective`: the evaluation of a trial that counts.
       storage: URL of a database, without its password; None: the journal file.
     """
 

@@ -14,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inception_jax.config import to_tuples
 from inception_jax.errors import UserError
 from inception_jax.metric_definitions import METRICS, TO_TARGET, Metric, describe
+from inception_jax.runs.file_forms import TRIAL
 from inception_jax.runs.manifest import read_json_object, replace_text
-from inception_jax.runs.run_state import STUDY, TRIAL
+from inception_jax.runs.run_state import STUDY
+from inception_jax.sweeps.parameters import Parameter, from_json
 
 TRIALS = "trials"
 TABLE = "trials.csv"
@@ -35,42 +38,6 @@ _FIELD_TYPES = (
 
 UNKNOWN = "unknown"
 """The status of a trial whose trial.json is damaged or missing."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredParameter:
-    """A parameter of the space, as study.json has it.
-
-    Attributes:
-      field: of the config.
-      kind: "real", "integer" or "choice".
-      low: smallest value of a range; None for a choice.
-      high: largest value of a range; None for a choice.
-      log: whether the range is sampled uniformly in the logarithm.
-      step: distance between the values of a range; None where all values are allowed.
-      choices: values of a choice; () for a range.
-      when: {field: value or values}: the condition under which the parameter exists; {}: always.
-    """
-
-    field: str
-    kind: str
-    low: float | None
-    high: float | None
-    log: bool
-    step: float | None
-    choices: tuple[Any, ...]
-    when: Mapping[str, Any]
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """(low, high) of a range.
-
-        Raises:
-          UserError: the parameter has none: it is a choice, or study.json is damaged.
-        """
-        if self.low is None or self.high is None:
-            raise UserError(f"{STUDY}: the parameter {self.field} needs numbers 'low' and 'high'")
-        return self.low, self.high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +95,7 @@ class StoredStudy:
       path: the study's directory.
       content: the whole content of study.json.
       config: the config that all trials start from.
-      space: the parameters, in the order of the file.
+      space: {field: parameter}, in the order of the file.
       metric: of the objective.
       evaluated: the metric of the evaluations: that of the objective, or of the target which trials are to reach.
       objective: "final" or "best": the evaluation of a trial that counts.
@@ -140,7 +107,7 @@ class StoredStudy:
     path: Path
     content: Mapping[str, Any]
     config: Mapping[str, Any]
-    space: tuple[StoredParameter, ...]
+    space: Mapping[str, Parameter]
     metric: Metric
     evaluated: Metric
     objective: str
@@ -199,7 +166,7 @@ def read(path: Path) -> StoredStudy:
         path=path,
         content=content,
         config=content.get("config") or {},
-        space=tuple(map(_parameter, _objects(content.get("space")))),
+        space={str(one.get("field")): from_json(one) for one in _objects(content.get("space"))},
         metric=metric,
         evaluated=_target_metric(content) if name in TO_TARGET else metric,
         objective=content.get("objective") or "final",
@@ -221,7 +188,7 @@ def write_table(study: StoredStudy) -> Path:
     Raises:
       UserError: it cannot be written.
     """
-    fields = [parameter.field for parameter in study.space]
+    fields = [*study.space]
     fields += sorted({field for trial in study.trials for field in (*trial.params, *trial.overrides)} - {*fields})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -247,19 +214,6 @@ def write_table(study: StoredStudy) -> Path:
         )
     replace_text(study.path / TABLE, text.getvalue())
     return study.path / TABLE
-
-
-def _parameter(content: Mapping[str, Any]) -> StoredParameter:
-    return StoredParameter(
-        field=str(content.get("field")),
-        kind=content.get("kind") or ("choice" if content.get("choices") else "real"),
-        low=content.get("low"),
-        high=content.get("high"),
-        log=bool(content.get("log")),
-        step=content.get("step"),
-        choices=tuple(to_tuples(value) for value in content.get("choices") or ()),
-        when=content.get("when") or {},
-    )
 
 
 def _target_metric(content: Mapping[str, Any]) -> Metric:
@@ -304,11 +258,6 @@ def _objects(content: Any) -> tuple[Mapping[str, Any], ...]:
 
 def _values(content: Any) -> dict[str, Any]:
     return {str(field): to_tuples(value) for field, value in content.items()} if isinstance(content, Mapping) else {}
-
-
-def to_tuples(value: Any) -> Any:
-    """The value with tuples in place of lists, at any depth."""
-    return tuple(map(to_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _number(content: Any) -> float | None:

@@ -104,13 +104,17 @@ def classify_exit(code: int) -> str:
     return classes.get(code, "died")
 
 
+def signal_of(code: int) -> str | None:
+    """The name of the signal that ended a process, or that it exited for with 128 + its number; None: there is none."""
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code if code < 0 else code - 128).name
+    return None
+
+
 def format_exit_code(code: int) -> str:
     """Formats an exit code for messages: `signal SIGKILL`, `exit code 7`."""
-    number = -code if code < 0 else code - 128
-    if number > 0 and (code < 0 or code > 128):
-        with contextlib.suppress(ValueError):
-            return f"signal {signal.Signals(number).name}"
-    return f"exit code {code}"
+    name = signal_of(code)
+    return f"signal {name}" if name else f"exit code {code}"
 
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

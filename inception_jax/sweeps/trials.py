@@ -13,7 +13,8 @@ from typing import Any
 
 from inception_jax.errors import UserError
 from inception_jax.runs.manifest import config_differences, read_json_object, replace_text
-from inception_jax.runs.metric_files import METRICS
+from inception_jax.runs.metric_files import METRICS, FollowedFile
+from inception_jax.runs.result import to_json_values
 
 FILE = "trial.json"
 FOLDER = "trials"
@@ -71,11 +72,9 @@ class TrialRecord:
         Raises:
           UserError: it cannot be written.
         """
-        content = dataclasses.asdict(self)
+        content = to_json_values(dataclasses.asdict(self))
         if self.value is not None and not math.isfinite(self.value):
             content["value"] = None
-        for evaluation in content["evaluations"]:  # JSON has no NaN; these are the strings of metrics.jsonl
-            evaluation["value"] = _json_number(evaluation["value"])
         replace_text(directory / FILE, json.dumps(content, indent=2) + "\n")
 
     def record_start(self, pid: int, slot: str) -> None:
@@ -164,11 +163,10 @@ class EvaluationReader:
             next one; None: it never ends early.
         """
         self._path, self._weights, self._metric, self._start = directory / METRICS, weights, metric, start
-        self._reset()
+        self._reset(None)
 
-    def _reset(self) -> None:
-        self._inode: int | None = None
-        self._offset = 0
+    def _reset(self, inode: int | None) -> None:
+        self._inode, self._file = inode, FollowedFile(self._path)
         self._evaluations: list[dict[str, Any]] = []
         self._ends = self._start() if self._start else None
 
@@ -182,27 +180,18 @@ class EvaluationReader:
         """
         try:
             status = os.stat(self._path)
-            if status.st_size < self._offset or status.st_ino != self._inode:
-                self._reset()
-                self._inode = status.st_ino
-            if status.st_size > self._offset:
-                with open(self._path, "rb") as file:
-                    file.seek(self._offset)
-                    new = file.read()
-                whole = new[: new.rfind(b"\n") + 1]
-                self._offset += len(whole)
-                for line in whole.splitlines():
-                    self._add(line)
         except FileNotFoundError:
-            self._reset()
+            self._reset(None)
+            return self._evaluations
+        if status.st_size < self._file.offset or status.st_ino != self._inode:
+            self._reset(status.st_ino)
+        if status.st_size > self._file.offset:
+            for row in self._file.new_rows():
+                self._add(row)
         return self._evaluations
 
-    def _add(self, line: bytes) -> None:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            return  # an incomplete line; the run truncates it when it is restored
-        if not isinstance(row, dict) or row.get("kind") != "evaluation" or row.get("weights") != self._weights:
+    def _add(self, row: Mapping[str, Any]) -> None:
+        if row.get("kind") != "evaluation" or row.get("weights") != self._weights:
             return
         try:
             evaluation = {
@@ -254,20 +243,15 @@ def newest_checkpoint(directory: Path) -> int:
     return max((int(name) for name in names if name.isdigit()), default=-1)
 
 
-def output_tail(directory: Path, count: int = 3) -> str:
-    """The last lines of output.log, joined into one line.
-
-    Args:
-      directory: the trial's workdir.
-      count: number of lines.
-    """
+def output_tail(directory: Path) -> str:
+    """The last three lines of output.log of a workdir, joined into one line."""
     try:
         with open(directory / OUTPUT, "rb") as file:
             file.seek(max(0, os.stat(file.fileno()).st_size - 4096))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    return " | ".join(line.strip() for line in [line for line in lines if line.strip()][-count:])
+    return " | ".join(line.strip() for line in [line for line in lines if line.strip()][-3:])
 
 
 def error_line(directory: Path) -> str:
@@ -282,7 +266,3 @@ def error_line(directory: Path) -> str:
         return ""
     lines = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
     return lines[-1] if lines else output_tail(directory)
-
-
-def _json_number(value: float) -> float | str:
-    return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

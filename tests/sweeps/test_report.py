@@ -11,12 +11,13 @@ import pytest
 from matplotlib.colors import to_hex
 
 from inception_jax import config as configs
+from inception_jax.config import leaves
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
 from inception_jax.recipe_files import load_config
 from inception_jax.runs import plot_style
 from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report, report_sections, study_files
-from inception_jax.sweeps.overrides import leaves
+from inception_jax.sweeps.parameters import from_json
 from inception_jax.sweeps.scales import AxisScale
 from inception_jax.sweeps.space import choice, integer, real
 
@@ -420,7 +421,7 @@ def test_slices_put_each_value_where_its_parameter_is(study, tmp_path):
 
 def test_axes_of_parameters():
     def scale(one, values=()):
-        return AxisScale(study_files._parameter({"field": "x", **one.to_json()}), values)
+        return AxisScale(from_json({"field": "x", **one.to_json()}), values)
 
     log = scale(real(1e-4, 0.3, log=True))
     assert log.position(1e-4) == 0 and log.position(0.3) == pytest.approx(1) and math.isnan(log.position("sgd"))
@@ -477,7 +478,8 @@ def test_importance_counts_the_trials_that_reached_their_target(tmp_path, is_ope
     study = importance._rebuild_study(found) if is_open else None
     if study:  # an open study has them as infinity
         for _ in range(3):
-            trial = study.ask({"optimizer.learning_rate": importance._distribution(found.space[0])})
+            field = "optimizer.learning_rate"
+            trial = study.ask({field: importance._distribution(found.space[field])})
             study.tell(trial, math.inf)
     estimate = importance.estimate(found, study)
     assert (estimate.trials, estimate.unreached) == (5, 3) and set(estimate.shares) == {"optimizer.learning_rate"}

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from inception_jax import recipe_files
+from inception_jax import config, recipe_files
 from inception_jax.errors import UserError
 from inception_jax.sweeps import overrides, space_file
+from inception_jax.sweeps.parameters import from_json
 from inception_jax.sweeps.space import Space, choice, integer, real
 
 BASE = ["--config=configs/digits.py"]
@@ -126,7 +127,7 @@ VALUES = {
 def test_every_value_reaches_the_training_process_exactly(field):
     for value in VALUES[field]:
         recipe, _ = recipe_files.load_config([*BASE, *overrides.override_arguments({field: value})])
-        found = dict(overrides.leaves(recipe))[field]
+        found = dict(config.leaves(recipe))[field]
         assert found == value and isinstance(found, str) == isinstance(value, str)
         assert isinstance(found, bool) == isinstance(value, bool)
 
@@ -134,11 +135,6 @@ def test_every_value_reaches_the_training_process_exactly(field):
 def test_a_value_that_would_come_back_as_another_is_refused():
     with pytest.raises(UserError, match=r"config.data.eval_split = 3: the training process would read it as '3'"):
         overrides.check(BASE, {"data.eval_split": 3})
-
-
-def test_config_arguments_of_a_command_line():
-    argv = ["--space=s.py", "--config", "a.py", "--config.seed=3", "-config.batch_size", "8", "--study=x"]
-    assert overrides.config_arguments(argv) == ["--config=a.py", "--config.seed=3", "--config.batch_size=8"]
 
 
 def test_categories_of_any_kind_are_told_apart():
@@ -211,7 +207,7 @@ def test_a_grid_that_has_no_end_is_refused():
         list(Space({name: integer(0, 9) for name in "abcdef"}).grid())
 
 
-def test_a_space_is_described_in_json():
+def test_a_space_is_described_in_json_and_read_from_it():
     space = Space({"a": choice("x", (1, 2)), "b": real(0.1, 1, log=True, when={"a": "x"})})
     described = json.loads(json.dumps(space.to_json()))
     assert described[0]["field"] == "a" and described[0]["choices"] == ["x", [1, 2]]
@@ -226,3 +222,6 @@ def test_a_space_is_described_in_json():
         "choices": None,
         "when": {"a": "x"},
     }
+    assert {one["field"]: from_json(one) for one in described} == space.parameters
+    with pytest.raises(UserError, match=r"study.json: the parameter b needs numbers 'low' and 'high'"):
+        from_json({**described[1], "high": None})

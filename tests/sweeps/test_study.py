@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from inception_jax import recipe_files
+from inception_jax import config, recipe_files
 from inception_jax import sweep as sweep_verb
 from inception_jax.errors import UserError
 from inception_jax.sweeps import storage
@@ -72,7 +72,6 @@ def get_trials():
 
 def test_the_training_process_gets_the_values(study, monkeypatch):
     from inception_jax import recipe_files, sweep
-    from inception_jax.sweeps import overrides
 
     from . import driver_server
 
@@ -89,7 +88,7 @@ def test_the_training_process_gets_the_values(study, monkeypatch):
     for (arguments, cores), trial in zip(given, study.trials(), strict=True):
         assert arguments[-1] == f"--workdir={study.directory}/trials/{trial['number']:04d}" and cores is None
         recipe, _ = recipe_files.load_config(arguments[:-2])
-        fields = dict(overrides.leaves(recipe))
+        fields = dict(config.leaves(recipe))
         assert fields["optimizer.momentum"] == 0.8 and fields["num_epochs"] == 4
         for field, value in trial["params"].items():
             assert fields[field] == (tuple(value) if isinstance(value, list) else value)

@@ -73,7 +73,7 @@ def test_a_sweep_of_real_runs(swept, recipe, registrations):
         config = json.loads((workdir / "config.json").read_text())
         loaded, _ = recipe_files.load_config([*recipe, *overrides.override_arguments(record["params"])])
         configs.check(loaded)  # as `train` does: mappings become pairs
-        wanted = {field: json.loads(json.dumps(value)) for field, value in overrides.leaves(loaded)}
+        wanted = {field: json.loads(json.dumps(value)) for field, value in configs.leaves(loaded)}
         wanted["model.convolution"] = "fast"  # what a new run chooses where the recipe leaves it unset
         assert wanted == {field: value for field, value in flat(config)}
         command = json.loads((workdir / "manifest.json").read_text())["command"]
