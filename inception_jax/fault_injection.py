@@ -115,14 +115,13 @@ class InterruptedRun:
         self.starts: list[RunStart] = []
         self._first_rows: list[float] = []  # seconds from a start to its first row
 
-    def kill(self, count: int, aims: Mapping[str, int] = AIMS, at_the_end: int = 1) -> None:
-        """Sends SIGKILL `count` times, then up to `at_the_end` times between the last step and the result.
+    def kill(self, count: int, aims: Mapping[str, int] = AIMS) -> None:
+        """Sends SIGKILL `count` times, then once between the last step and the result.
 
         Args:
           count: number of SIGKILLs.
           aims: weight of each moment; "evaluation" needs a run that logs every step. Near its last step a run is only
             killed while it starts, so that it does not finish before.
-          at_the_end: number of SIGKILLs after the last step.
 
         Raises:
           ResumeFailure: a start failed, or the log is not a prefix of the uninterrupted run's.
@@ -134,9 +133,7 @@ class InterruptedRun:
             aim = "start" if near else self._random.choices([*aims], [*aims.values()])[0]
             if self._start_and_signal(aim, signal.SIGKILL).hit is None:
                 raise ResumeFailure(f"the run finished after {self.hits()} of {count} kills: give it more steps")
-        for _ in range(at_the_end):
-            if self._start_and_signal("end", signal.SIGKILL).hit is None:
-                return
+        self._start_and_signal("end", signal.SIGKILL)
 
     def terminate(self, count: int) -> None:
         """Sends SIGTERM `count` times: mostly while the run steps, sometimes while it starts; raises as `kill`."""

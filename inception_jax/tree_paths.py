@@ -34,14 +34,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Returns nested dictionaries from {path: leaf}: the inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
+    return traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
 def _format_path(path: Any) -> str:

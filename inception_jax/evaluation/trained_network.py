@@ -30,6 +30,7 @@ from inception_jax.models.base import BaseNetwork
 from inception_jax.models.checks import ModelError
 from inception_jax.models.initialization import variable_shapes
 from inception_jax.runs import data_record, listing, manifest, remote_workdir, run_state
+from inception_jax.runs.data_record import CLASSES
 from inception_jax.training import (
     augmentation_setup,
     data_setup,
@@ -42,7 +43,6 @@ from inception_jax.training import (
 from inception_jax.training.compilation import Programs
 from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
-from inception_jax.training.restore import CLASSES
 from inception_jax.training.step import make_eval_step
 from inception_jax.tree_paths import named_leaves
 

@@ -26,8 +26,8 @@ from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import TrainedNetwork
 from inception_jax.pretrained.loading import LoadedWeights
 from inception_jax.runs import manifest, run_state
+from inception_jax.runs.data_record import CLASSES
 from inception_jax.training.preprocess import NORMALIZATIONS, PER_CHANNEL
-from inception_jax.training.restore import CLASSES
 
 FILE = run_state.IMPORTED
 IMAGENET = "imagenet2012"

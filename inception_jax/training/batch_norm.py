@@ -19,11 +19,11 @@ class BatchNormGroups:
     Attributes:
       kind: "local" (those of one device), "global" (all), "groups" (those of `size` neighbouring devices) or "examples"
         (`size` neighbouring examples).
-      size: devices ("groups") or examples ("examples") per group; None for the other kinds.
+      size: devices ("groups") or examples ("examples") per group; not used by the other kinds.
     """
 
     kind: str
-    size: int | None = None
+    size: int = 1
 
     @classmethod
     def parse(cls, value: str) -> BatchNormGroups:
@@ -32,11 +32,12 @@ class BatchNormGroups:
         Raises:
           ValueError: the value is none of these.
         """
-        return cls(*allowed_values.parse_batch_norm(value))
+        kind, size = allowed_values.parse_batch_norm(value)
+        return cls(kind, size or 1)
 
     def __str__(self) -> str:
         """The config's value."""
-        return self.kind if self.size is None else f"{self.kind}:{self.size}"
+        return self.kind if self.kind in ("local", "global") else f"{self.kind}:{self.size}"
 
     @property
     def depends_on_devices(self) -> bool:
@@ -50,10 +51,10 @@ class BatchNormGroups:
           devices: over which the batch is split.
           micro_batch: examples that one device takes at once.
         """
-        sizes = {"local": micro_batch, "global": micro_batch * devices, "groups": micro_batch * (self.size or 1)}
-        return sizes[self.kind] if self.kind in sizes else self._checked_size()
+        sizes = {"local": micro_batch, "global": micro_batch * devices, "groups": micro_batch * self.size}
+        return sizes.get(self.kind, self.size)
 
-    def model_options(self, devices: int, per_device_examples: int | None = None) -> dict[str, Any]:
+    def model_options(self, devices: int, per_device_examples: int) -> dict[str, Any]:
         """The batch-norm options of the model.
 
         Args:
@@ -68,19 +69,12 @@ class BatchNormGroups:
           UserError: the devices or their examples do not divide into groups of this size; names the sizes that do.
         """
         if self.kind == "examples":
-            if per_device_examples is None:
-                raise ValueError("groups of examples need per_device_examples")
             return self._example_groups(devices, per_device_examples)
         if self.kind == "local":
             return {}
         if self.kind == "global":
             return {"bn_axis_name": AXIS}
-        return self._device_groups(devices, self._checked_size())
-
-    def _checked_size(self) -> int:
-        if self.size is None:
-            raise ValueError(f"batch-norm groups of kind {self.kind!r} need a size")
-        return self.size
+        return self._device_groups(devices, self.size)
 
     def _device_groups(self, devices: int, size: int) -> dict[str, Any]:
         """Options for groups of `size` neighbouring devices."""
@@ -91,15 +85,14 @@ class BatchNormGroups:
 
     def _example_groups(self, devices: int, per_device: int) -> dict[str, Any]:
         """Options for groups of neighbouring examples: within a device, a whole device, or several whole devices."""
-        size = self._checked_size()
+        size = self.size
         if size <= per_device and per_device % size == 0:
             return {} if size == per_device else {"bn_group_size": size}
         if size % per_device or devices % (size // per_device):
             within = [n for n in range(1, per_device + 1) if per_device % n == 0]
             across = [per_device * n for n in range(2, devices + 1) if devices % n == 0]
             raise UserError(
-                f"{FIELD} = {str(self)!r}: {counted(devices, 'device')} with "
-                f"{counted(per_device, 'example')} each do not "
-                f"divide into groups of {size}; sizes that do: {', '.join(map(str, within + across))}"
+                f"{FIELD} = {str(self)!r}: {counted(devices, 'device')} with {counted(per_device, 'example')} each do "
+                f"not divide into groups of {size}; sizes that do: {', '.join(map(str, within + across))}"
             )
         return self._device_groups(devices, size // per_device)

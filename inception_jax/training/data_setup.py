@@ -58,16 +58,14 @@ def load_splits(
     """
     fields = config.data
     labels = fields.labels if labelled else NO_LABELS
-    if other is None:
-        return datasets.load_splits(
-            fields.name, splits, fields.data_dir, fields.class_names, fields.image_key, fields.label_key, labels
-        )
-    chosen = OtherData.named(config, other)
+    chosen = OtherData.of(config) if other is None else OtherData.named(config, other)
     try:
         return datasets.load_splits(
             chosen.name, splits, fields.data_dir, chosen.class_names, chosen.image_key, chosen.label_key, labels
         )
     except UserError as error:
+        if other is None:
+            raise
         raise UserError(error.naming_flags("class_names", "image_key", "label_key")) from None
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from inception_jax.errors import counted
 from inception_jax.metric_definitions import Metric
 
 
@@ -79,7 +80,8 @@ class BestEvaluation:
 
     def summary(self) -> str:
         """Why the run ends early, in one line."""
-        evaluations = "evaluation" if self.since == 1 else "evaluations"
         best = "no value" if self.value is None else f"{self.metric.unit * self.value:.4g}{' %' * self.metric.percent}"
         at = "" if self.step is None else f" at step {self.step:,}"
-        return f"early stopping: {self.since} {evaluations} without a better {self.metric.title} than {best}{at}"
+        return (
+            f"early stopping: {counted(self.since, 'evaluation')} without a better {self.metric.title} than {best}{at}"
+        )

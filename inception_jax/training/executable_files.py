@@ -59,9 +59,8 @@ class Store:
             serialized, outputs = pickle.loads(content)
             inputs = jax.tree.structure((tuple(arguments), {}))
             output = jax.tree.structure(tuple(arguments[0] if part is None else part for part in outputs))
-            return serialize_executable.deserialize_and_load(
-                serialized, inputs, output, execution_devices=_devices(arguments)
-            )
+            devices = list(jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat)  # in the order of their mesh
+            return serialize_executable.deserialize_and_load(serialized, inputs, output, execution_devices=devices)
         except Exception:  # whatever a JAX raises for what it cannot load: the step is compiled
             return None
 
@@ -140,11 +139,6 @@ class Store:
             size += status.st_size
             if size > MAX_BYTES:
                 file.unlink(missing_ok=True)
-
-
-def _devices(arguments: Sequence[Any]) -> list[Any]:
-    """The devices that the arguments are on, in the order of their mesh."""
-    return list(jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat)
 
 
 def _is_private(status: os.stat_result) -> bool:

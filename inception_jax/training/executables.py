@@ -258,9 +258,5 @@ def _libraries_digest() -> str:
 
 def _processor() -> str:
     """Model and all features of the first processor: code is generated for both."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").partition("\n\n")[0].splitlines()
-    except OSError:
-        return ""
     names = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
-    return "\n".join(line for line in lines if line.startswith(names))
+    return "\n".join(line for line in environment.processor_lines() if line.startswith(names))

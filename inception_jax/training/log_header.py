@@ -123,8 +123,9 @@ def _format_balance(setup: Setup) -> list[str]:
                 "config.loss.class_weights = 'balanced' weights its loss"
             )
     if options.patience:
-        count = f"{options.patience} evaluation{'s' * (options.patience > 1)}"
-        lines.append(f"ends early after {count} without a better {options.best_metric.title}")
+        lines.append(
+            f"ends early after {counted(options.patience, 'evaluation')} without a better {options.best_metric.title}"
+        )
     if target := setup.target:
         sign = "at least" if target.metric.better == "higher" else "at most"
         end = "the run ends there" if target.ends_run else "the run goes on after it"

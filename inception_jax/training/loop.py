@@ -352,7 +352,8 @@ def _save(run: _Run, step: int, state: TrainState, evaluations: Evaluations) -> 
         "metrics_jsonl": run.output.writer.written,
     }
     with run.output.clock.phase("checkpoint"):
-        run.checkpoints.save(step, state, host_state, results.checkpoint_metrics(evaluations))
+        metrics = results.counted_metrics(evaluations) if evaluations else None
+        run.checkpoints.save(step, state, host_state, metrics)
 
 
 def _evaluate(run: _Run, state: TrainState) -> Evaluations:

@@ -203,7 +203,7 @@ def group_batch_norm(
         if groups != BatchNormGroups("local"):
             raise ConfigError(f"{FIELD}: {config.model.name} has no batch norm; leave it 'local'")
         return model, None
-    if groups.kind == "examples" and groups.size is not None and groups.size > micro_batch and accumulation > 1:
+    if groups.kind == "examples" and groups.size > micro_batch and accumulation > 1:
         raise ConfigError(
             f"{FIELD} = {str(groups)!r}: with config.optimizer.accumulation = {accumulation} a micro-batch has "
             f"{micro_batch} examples per device; a group must not be larger"

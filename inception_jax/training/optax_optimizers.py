@@ -17,7 +17,7 @@ import optax
 from inception_jax import extensions
 from inception_jax.errors import UserError, nearest
 from inception_jax.training import optimizers
-from inception_jax.training.parameter_patterns import (
+from inception_jax.training.gradient_transformations import (
     Multipliers,
     Tree,
     compile_multipliers,

@@ -26,14 +26,17 @@ import optax
 
 from inception_jax.errors import UserError
 from inception_jax.training.gradient_transformations import (
+    Multipliers,
+    Tree,
     add_decay,
     at_least_float32,
     clip_by_norm,
+    compile_multipliers,
+    decayed_parameters,
     scale_by_adam,
     scale_by_learning_rate,
     scale_by_rms,
 )
-from inception_jax.training.parameter_patterns import Multipliers, Tree, compile_multipliers, decayed_parameters
 
 # name -> {option: its default}. "sgd": Caffe's solvers of bvlc_googlenet. "rmsprop": arXiv:1512.00567 section 8 (decay
 # 0.9, epsilon 1.0) and Google's inception_train.py (momentum 0.9). "adamw": arXiv:1412.6980 section 2.

@@ -25,7 +25,6 @@ from inception_jax.models import input_channels
 from inception_jax.models.initialization import init_variables, trace_variables, variable_shapes
 from inception_jax.multihost import processes
 from inception_jax.runs import data_record, environment, goodput, lock, manifest, metric_files, remote_workdir
-from inception_jax.runs.data_record import CLASSES as CLASSES
 from inception_jax.runs.result import fingerprint
 from inception_jax.training import executables, paths, run_length, warm_start
 from inception_jax.training import state as states

@@ -86,15 +86,6 @@ def counted_metrics(evaluations: Mapping[str, Accumulator]) -> dict[str, float]:
     return processes.broadcast_from_first((evaluations.get("ema") or evaluations["raw"]).result())
 
 
-def checkpoint_metrics(evaluations: Mapping[str, Accumulator]) -> dict[str, float] | None:
-    """The metrics by which the best checkpoint is chosen.
-
-    Returns:
-      None where nothing was evaluated.
-    """
-    return counted_metrics(evaluations) if evaluations else None
-
-
 def format_evaluations(evaluations: Mapping[str, Accumulator], best_metric: Metric) -> str:
     """Formats an evaluation as one line: `raw: loss 0.0512, top-1 98.61 % (355/360) | ema: …`.
 
@@ -176,15 +167,12 @@ def write_finished(
     content["tables"] = tables
     content["warnings"] = warnings
     content["best"] = best.to_json() | {"evaluations": _count_evaluations(output.workdir)}
-    content["ended"] = _why_ended(best, target) if step < setup.length.total else "all steps are done"
+    ended = target.summary() if target.ends_run else best.summary()
+    content["ended"] = ended if step < setup.length.total else "all steps are done"
     if setup.objective.class_weights:
         content["class_weights"] = dict(zip(setup.data.class_names, setup.objective.class_weights, strict=True))
     _write(output, step, content, plots)
     return content
-
-
-def _why_ended(best: BestEvaluation, target: TargetRecord) -> str:
-    return target.summary() if target.ends_run else best.summary()
 
 
 def draw_training_batch(setup: Setup, output: RunOutput, batch: dict[str, jax.Array]) -> None:

@@ -24,11 +24,11 @@ from inception_jax.training import (
     augmentation_setup,
     batch_norm_checks,
     class_balance,
+    gradient_transformations,
     memory_check,
     network_setup,
     optax_optimizers,
     optimizers,
-    parameter_patterns,
     run_length,
     schedules,
     warm_start,
@@ -257,7 +257,7 @@ def _optimizer(
     fields = config.optimizer
     multipliers = [*fields.learning_rate_multipliers]
     if fields.bias_learning_rate != 1:
-        multipliers.append((parameter_patterns.BIASES, fields.bias_learning_rate))
+        multipliers.append((gradient_transformations.BIASES, fields.bias_learning_rate))
     common: dict[str, Any] = {
         "weight_decay": fields.weight_decay,
         "clip_norm": fields.clip_norm,

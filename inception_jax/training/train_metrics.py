@@ -55,7 +55,7 @@ class TrainMetrics:
         *,
         max_skipped: int = 0,
         loss_limit: float | None = None,
-        batch_size: int | None = None,
+        batch_size: int = 0,
         max_corrupt: int = 0,
         explain_corrupt: Callable[[], str] = str,
     ):
@@ -67,20 +67,13 @@ class TrainMetrics:
             have been made with `Objective.skip_non_finite`.
           loss_limit: with `max_skipped` 0, a mean loss above it ends the run. (Otherwise the step skips itself by
             `Objective.loss_limit`, and this is for the message.)
-          batch_size: examples in the global batch; needed with `max_corrupt`.
+          batch_size: examples in the global batch; read with `max_corrupt` alone.
           max_corrupt: undecodable images of the whole run that may be masked out of the batches, counted anew each time
             one is drawn; 0: masked rows are not counted.
           explain_corrupt: returns the end of the error about more of them, as `explain_left_out`.
-
-        Raises:
-          ValueError: `max_corrupt` without `batch_size`.
         """
-        if max_corrupt and batch_size is None:
-            raise ValueError(
-                "max_corrupt needs batch_size: masked images are counted as batch_size minus the sum 'count'"
-            )
         self._max_skipped, self._loss_limit = max_skipped, loss_limit
-        self._batch_size, self._max_corrupt = batch_size or 0, max_corrupt
+        self._batch_size, self._max_corrupt = batch_size, max_corrupt
         self._explain_corrupt = explain_corrupt
         self._sums: collections.Counter[str] = collections.Counter(sums or {})
         self._skipped_in_a_row = int(self._sums.pop(_IN_A_ROW, 0))

@@ -143,14 +143,17 @@ class WarmStart:
             "weights": weights,
         }
         name = ", ".join(filter(None, (network, f"step {record['step']}", weights)))
+        data = _data_section(config)
+        known = preprocess.NORMALIZATIONS.get(data.get("normalization", ""))
+        order = known.channel_order if known else "RGB"
         variables, self.report = restore_matching(
-            variables, source, self._new, f"{self._checkpoint} ({name})", input_kernel, _channel_order(config)
+            variables, source, self._new, f"{self._checkpoint} ({name})", input_kernel, order
         )
-        if (differing := _normalization_by_colour(config)) and self.report.adapted:
-            doubt = f"; approximate, because its normalization, {differing}, differs by colour"
+        if data and not (known and known.is_uniform) and self.report.adapted:
+            doubt = f"; approximate, because its normalization, {data['normalization']}, differs by colour"
             adapted = {path: how + doubt for path, how in self.report.adapted.items()}
             self.report = dataclasses.replace(self.report, adapted=adapted)
-        self.warning = _compare_normalizations(config, self._normalization)
+        self.warning = _compare_normalizations(data, self._normalization)
         return variables
 
     def summary(self) -> str:
@@ -231,26 +234,16 @@ def restore_matching(
     return merged, RestoreReport(tuple(restored), new, skipped, tuple(wanted), adapted)
 
 
-def _normalization(config: Mapping[str, Any] | None) -> str | None:
-    """The name of a run's normalization; None: it has none of this package's. config: its config.json."""
+def _data_section(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The section "data" of a run's config.json; {} where its normalization is none of this package's."""
     data = config.get("data") if config else None
     name = data.get("normalization") if isinstance(data, Mapping) else None
-    return name if name == preprocess.PER_CHANNEL or name in preprocess.NORMALIZATIONS else None
+    return data if data and (name == preprocess.PER_CHANNEL or name in preprocess.NORMALIZATIONS) else {}
 
 
-def _normalization_by_colour(config: Mapping[str, Any] | None) -> str | None:
-    """The normalization of a run, where it is not the same for all channels; config: its config.json."""
-    name = _normalization(config)
-    known = preprocess.NORMALIZATIONS.get(name or "")
-    return None if known and known.is_uniform else name
-
-
-def _compare_normalizations(config: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str | None:
-    """Returns a warning where a run's normalization is another one than now; config: its config.json."""
-    before, now = config.get("data") if config else None, now or {}
-    if _normalization(config) is None or not now or not isinstance(before, Mapping):
-        return None
-    if all(_as_list(before.get(name)) == _as_list(now.get(name)) for name in now):
+def _compare_normalizations(before: Mapping[str, Any], now: Mapping[str, Any] | None) -> str | None:
+    """Returns a warning where a run's section "data" has another normalization than now."""
+    if not before or not now or all(_as_list(before.get(name)) == _as_list(now.get(name)) for name in now):
         return None
     then, given = ({name: part.get(name) for name in now if part.get(name)} for part in (before, now))
     texts = [" ".join(f"{name}={value}" for name, value in fields.items()) for fields in (then, given)]
@@ -262,12 +255,6 @@ def _compare_normalizations(config: Mapping[str, Any] | None, now: Mapping[str, 
 
 def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _channel_order(config: Mapping[str, Any] | None) -> str:
-    """The order of the channels that a run's network reads, "RGB" or "BGR"; config: its config.json."""
-    known = preprocess.NORMALIZATIONS.get(_normalization(config) or "")
-    return known.channel_order if known else "RGB"
 
 
 def _adapt_input(

@@ -51,11 +51,11 @@ def test_programs_are_traced_for_the_platform_of_their_devices():
 
 
 def test_batch_norm_groups():
-    assert BatchNormGroups.parse("local").model_options(4) == {}
-    assert BatchNormGroups.parse("global").model_options(4) == {"bn_axis_name": "data"}
-    assert BatchNormGroups.parse("groups:2").model_options(4)["bn_axis_index_groups"] == ((0, 1), (2, 3))
+    assert BatchNormGroups.parse("local").model_options(4, 1) == {}
+    assert BatchNormGroups.parse("global").model_options(4, 1) == {"bn_axis_name": "data"}
+    assert BatchNormGroups.parse("groups:2").model_options(4, 1)["bn_axis_index_groups"] == ((0, 1), (2, 3))
     with pytest.raises(UserError, match="4 devices do not divide into groups of 3"):
-        BatchNormGroups.parse("groups:3").model_options(4)
+        BatchNormGroups.parse("groups:3").model_options(4, 1)
 
 
 def devices_of(*counts):

@@ -74,7 +74,7 @@ def initial(batch_norm, dtype):
 
 def start(devices=1, mode="jit", batch_norm=None, dtype=jnp.float64, optimizer=None, ema=0.0, **objective):
     """(mesh, the state before the first step, the step, still to be compiled)."""
-    options = BatchNormGroups.parse(batch_norm).model_options(devices) if batch_norm else {}
+    options = BatchNormGroups.parse(batch_norm).model_options(devices, 1) if batch_norm else {}
     model = Small(batch_norm=batch_norm is not None, dtype=dtype, **options)
     optimizer = optimizer or optax.sgd(0.5, momentum=0.9)
     objective = step.Objective(

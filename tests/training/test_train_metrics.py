@@ -178,8 +178,6 @@ def test_corrupt_images_are_counted_over_the_whole_run():
     second.add(4, good(1.0))
     with pytest.raises(CorruptImages, match=r"6 images that were drawn by step 4 could not .*max_corrupt = 5$"):
         second.state()
-    with pytest.raises(ValueError, match="needs batch_size"):
-        TrainMetrics(max_corrupt=1)
 
 
 def test_a_wish_to_stop_is_read_two_steps_late_and_is_no_metric():
