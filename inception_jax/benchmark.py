@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from inception_jax import command_line, recipe_files
 from inception_jax.benchmarks import versus_command
 from inception_jax.errors import ArgumentParser, UserError
-from inception_jax.ranges import MAX_BATCH, MAX_SIDE
+from inception_jax.ranges import MAX_BATCH
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -32,10 +32,7 @@ def main(argv: list[str]) -> int:
       UserError: the flags or the config are wrong, or the measurement is not valid.
     """
     arguments = _arguments()
-    if any(argument.startswith("--config") for argument in argv):
-        flags, config, _ = recipe_files.parse_with_config(arguments, argv)
-    else:
-        flags, config = arguments.parse_args(argv), None
+    flags, config = recipe_files.parse_with_config(arguments, argv)
     _refuse_unread(arguments, flags)
     if flags.difference:
         return _difference(flags)
@@ -58,13 +55,8 @@ def _arguments() -> ArgumentParser:
     add = arguments.add_argument
     add("--model", help="a network, with SGD on synthetic images; or --config for the step of a recipe")
     recipe_files.add_config(arguments)
-    add(
-        "--set",
-        type=command_line.option,
-        action="append",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="with --model: an option of create_model, such as width_multiplier=0.5; may be repeated",
+    command_line.add_options(
+        arguments, "with --model: an option of create_model, such as width_multiplier=0.5; may be repeated"
     )
     add(
         "--batch_size",
@@ -72,12 +64,7 @@ def _arguments() -> ArgumentParser:
         metavar="N",
         help="over all devices (default: 32, or the config's; with --topology and --model 32 per device)",
     )
-    add(
-        "--image_size",
-        type=command_line.whole(1, MAX_SIDE),
-        metavar="PIXELS",
-        help="default: the network's, or the config's",
-    )
+    command_line.add_image_size(arguments, "default: the network's, or the config's")
     add("--num_classes", type=command_line.whole(0, MAX_BATCH), metavar="N", help="with --model (default 1000)")
     add("--dtype", choices=("float32", "bfloat16", "float64"), help="compute dtype of the network")
     add("--mode", choices=("jit", "pmap"), help="default: jit, or the config's")

@@ -22,7 +22,7 @@ from inception_jax.errors import (
     shorten_message,
     write_error,
 )
-from inception_jax.ranges import INT32_MAX, MAX_IMAGE_PIXELS, Range
+from inception_jax.ranges import INT32_MAX, MAX_IMAGE_PIXELS, MAX_SIDE, Range
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -165,6 +165,16 @@ def other_data(flags: argparse.Namespace) -> dict[str, str] | None:
     for name in given:
         raise UserError(f"--{name}: only with --data=NAME; of the run's own data its config has it")
     return None
+
+
+def add_options(arguments: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--set OPTION=VALUE`, options of create_model, whose help is `what`."""
+    arguments.add_argument("--set", type=option, action="append", default=[], metavar="OPTION=VALUE", help=what)
+
+
+def add_image_size(arguments: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--image_size`, whose help is `what`."""
+    arguments.add_argument("--image_size", type=whole(1, MAX_SIDE), metavar="PIXELS", help=what)
 
 
 def add_max_pixels(arguments: argparse.ArgumentParser, default: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
 from inception_jax.errors import ArgumentParser, UserError
-from inception_jax.ranges import MAX_SIDE
+
+if TYPE_CHECKING:
+    from inception_jax.pretrained.loading import LoadedWeights
 
 _EXAMPLES = """\
     --list --model=inception_v3                               list the published files
@@ -63,13 +65,9 @@ def _arguments() -> ArgumentParser:
         help="class 0 of 1001, 'background': drop it, so that classes and labels are ImageNet's 1000 (default where "
         "the publisher has it), or keep it",
     )
-    arguments.add_argument(
-        "--set",
-        type=command_line.option,
-        action="append",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="an option of create_model, for weights that differ from the published variant, such as "
+    command_line.add_options(
+        arguments,
+        "an option of create_model, for weights that differ from the published variant, such as "
         "width_multiplier=0.5; needs --model and --source, but for num_classes=0: no classifier; may be repeated",
     )
     arguments.add_argument(
@@ -80,12 +78,7 @@ def _arguments() -> ArgumentParser:
         help="a regular expression, searched for in the names of the file's arrays: a match is left out, such as a "
         "layer that was added for fine-tuning; may be repeated",
     )
-    arguments.add_argument(
-        "--image_size",
-        type=command_line.whole(1, MAX_SIDE),
-        metavar="PIXELS",
-        help="height and width of the images; default: the publisher's",
-    )
+    command_line.add_image_size(arguments, "height and width of the images; default: the publisher's")
     arguments.add_argument("--data", metavar="NAME", help="the data set of the classes; default for 1000: imagenet2012")
     arguments.add_argument(
         "--classes", metavar="FILE", help="file of class names, one a line; default for 1000: ImageNet's synsets"
@@ -167,7 +160,6 @@ def _verify(flags: argparse.Namespace) -> int:
     # Many networks are compiled and each runs once: compile fast, run slowly.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     from inception_jax.parity import ledger, runs
-    from inception_jax.pretrained import loading
 
     if not flags.weights:
         if flags.set:
@@ -177,14 +169,7 @@ def _verify(flags: argparse.Namespace) -> int:
         return ledger.verify_variants(flags)
     if flags.write_ledger:
         raise UserError("--write_ledger: the ledger is of seeded weights; omit --weights")
-    loaded = loading.load_weights(
-        flags.weights,
-        model=flags.model,
-        source=flags.source,
-        options=_options(flags),
-        ignore=flags.ignore,
-        report=command_line.report,
-    )
+    loaded = _load(flags)
     for finding in loaded.findings:
         print(finding)
     variant = loaded.imported.variant
@@ -192,6 +177,21 @@ def _verify(flags: argparse.Namespace) -> int:
     python = ledger.find_python(framework, getattr(flags, f"{framework}_python"))
     arrays = {name: array for name, array in loaded.weights.arrays.items() if name not in loaded.ignored}
     return 0 if ledger.verify_file(variant, arrays, python, _options(flags)) else 1
+
+
+def _load(flags: argparse.Namespace) -> LoadedWeights:
+    from inception_jax.pretrained import loading
+
+    return loading.load_weights(
+        flags.weights,
+        model=flags.model,
+        source=flags.source,
+        record=flags.record,
+        background=flags.background,
+        options=_options(flags),
+        ignore=flags.ignore,
+        report=command_line.report,
+    )
 
 
 def _options(flags: argparse.Namespace) -> dict[str, Any]:
@@ -217,16 +217,7 @@ def _import(flags: argparse.Namespace) -> int:
     from inception_jax.runs import remote_workdir
 
     remote_workdir.refuse_address("--output", flags.output, "name a local directory, and copy it to the address")
-    loaded = loading.load_weights(
-        flags.weights,
-        model=flags.model,
-        source=flags.source,
-        record=flags.record,
-        background=flags.background,
-        options=_options(flags),
-        ignore=flags.ignore,
-        report=command_line.report,
-    )
+    loaded = _load(flags)
     config = workdir.config_of(loaded, image_size=flags.image_size, data=flags.data)
     count = loaded.imported.num_classes
     names = workdir.read_class_names(flags.classes, count) if flags.classes else workdir.class_names_of(loaded)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line, recipe_files
 from inception_jax.errors import ArgumentParser, UserError
-from inception_jax.ranges import MAX_BATCH, MAX_SIDE
+from inception_jax.ranges import MAX_BATCH
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -23,17 +23,14 @@ _SOURCES = ("workdir", "ensemble", "saved", "all")
 def main(argv: list[str]) -> int:
     """Evaluates, prints the metrics (`--json`: all of the result), and writes result and plots to the workdir."""
     arguments = _arguments()
-    if any(argument.startswith("--config") for argument in argv):
-        flags, of_config = recipe_files.parse(arguments, argv)
-        if recipe_files.recipe_of(of_config) is None:
-            run = flags.workdir or "RUN"
-            raise UserError(
-                f"{of_config[0]}: needs --config; to evaluate a run with other fields: --config={run}/config.json "
-                f"--checkpoint={run} --workdir=OUT, where the results are written"
-            )
-        recipe, _ = recipe_files.load_config(of_config)
-    else:
-        flags, recipe = arguments.parse_args(argv), None
+    flags, of_config = recipe_files.parse(arguments, argv)
+    if of_config and recipe_files.recipe_of(of_config) is None:
+        run = flags.workdir or "RUN"
+        raise UserError(
+            f"{of_config[0]}: needs --config; to evaluate a run with other fields: --config={run}/config.json "
+            f"--checkpoint={run} --workdir=OUT, where the results are written"
+        )
+    recipe = recipe_files.load_config(of_config)[0] if of_config else None
     _check(flags, recipe, arguments)
 
     from inception_jax.evaluation import split_evaluation
@@ -77,12 +74,7 @@ def _arguments() -> ArgumentParser:
     add("--split", help="default: the config's evaluation split")
     add("--protocol", help="single, flip, 10-crop, 12-crop or 144-crop; default: the config's")
     add("--batch_size", type=command_line.whole(1, MAX_BATCH), help="crops per step; default: the config's")
-    add(
-        "--image_size",
-        type=command_line.whole(1, MAX_SIDE),
-        metavar="PIXELS",
-        help="height and width of the network's input; default: as in training",
-    )
+    command_line.add_image_size(arguments, "height and width of the network's input; default: as in training")
     add(
         "--batch_norm_images",
         type=command_line.whole(0),

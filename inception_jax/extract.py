@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from inception_jax import command_line
 from inception_jax.errors import ArgumentParser, UserError
 from inception_jax.progress_line import ProgressLine
-from inception_jax.ranges import MAX_BATCH, MAX_SIDE
+from inception_jax.ranges import MAX_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,7 +84,7 @@ def _arguments() -> ArgumentParser:
     arguments.add_argument(
         "--no_labels", action="store_true", help="the labels of the data set are not read: each is -1 in the output"
     )
-    arguments.add_argument("--image_size", type=command_line.whole(1, MAX_SIDE), help="in pixels; default: the run's")
+    command_line.add_image_size(arguments, "in pixels; default: the run's")
     arguments.add_argument(
         "--batch_size", type=command_line.whole(1, MAX_BATCH), help="default: the run's; 32 for image files"
     )

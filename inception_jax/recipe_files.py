@@ -33,7 +33,7 @@ _OTHER_NAMES = {
 
 
 def add_config(arguments: ArgumentParser) -> None:
-    """Adds `--config` to the help text; `parse_with_config` reads it."""
+    """Adds `--config` to the help text; `parse` reads it."""
     arguments.add_argument(
         "--config",
         metavar="RECIPE[:ARGUMENT]",
@@ -60,24 +60,21 @@ def parse(arguments: ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Name
     return namespace, of_config
 
 
-def parse_with_config(
-    arguments: ArgumentParser, argv: Sequence[str]
-) -> tuple[argparse.Namespace, ConfigDict, dict[str, Any]]:
-    """Parses a command line that has a `--config`.
+def parse_with_config(arguments: ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict | None]:
+    """Parses a command line that may have a `--config`.
 
     Args:
       arguments: as for `parse`.
       argv: as for `parse`.
 
     Returns:
-      (namespace of the command's own flags, the config, {overridden field: value}).
+      (namespace of the command's own flags; the config, None without `--config` and overrides).
 
     Raises:
-      UserError: no recipe, a recipe that does not load, an unknown field, or a value of the wrong type.
+      UserError: as `load_config`.
     """
     namespace, of_config = parse(arguments, argv)
-    config, overrides = load_config(of_config)
-    return namespace, config, overrides
+    return namespace, load_config(of_config)[0] if of_config else None
 
 
 def recipe_of(of_config: Sequence[str]) -> str | None:
@@ -123,11 +120,6 @@ def check_model(name: str) -> None:
         raise ModelError(f"{error}; a network that a recipe registers needs the recipe: --config=RECIPE.py") from None
 
 
-def is_config_argument(argument: str) -> bool:
-    """Returns whether an argument is `--config`, `--config=…` or `--config.FIELD…`."""
-    return _OF_CONFIG.match(argument) is not None
-
-
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Splits a command line.
 
@@ -143,7 +135,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     of_config, others = [], []
     rest = iter(argv)
     for argument in rest:
-        if not is_config_argument(argument):
+        if not _OF_CONFIG.match(argument):
             others.append(argument)
             continue
         name, equals, value = argument.partition("=")

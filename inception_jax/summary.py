@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line, network_tables, recipe_files
 from inception_jax.errors import ArgumentParser, UserError, counted
-from inception_jax.ranges import MAX_BATCH, MAX_SIDE
+from inception_jax.ranges import MAX_BATCH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Prints the summary of a network; no array is allocated, so it takes seconds at any size."""
     arguments = _arguments()
-    if any(argument.startswith("--config") for argument in argv):
-        flags, recipe, _ = recipe_files.parse_with_config(arguments, argv)
-    else:
-        flags, recipe = arguments.parse_args(argv), None
+    flags, recipe = recipe_files.parse_with_config(arguments, argv)
     options: dict[str, Any] = {}
     if recipe is None:
         if flags.name is None:
@@ -69,12 +66,7 @@ def _arguments() -> ArgumentParser:
         help="a network, such as inception_v3, or one that the recipe registers; default: the recipe's",
     )
     recipe_files.add_config(arguments)
-    arguments.add_argument(
-        "--image_size",
-        type=command_line.whole(1, MAX_SIDE),
-        metavar="PIXELS",
-        help="height and width (default: the network's own)",
-    )
+    command_line.add_image_size(arguments, "height and width (default: the network's own)")
     arguments.add_argument(
         "--num_classes",
         type=command_line.whole(0, MAX_BATCH),
@@ -82,13 +74,8 @@ def _arguments() -> ArgumentParser:
         help="outputs of the classifier (default: those of the run whose config.json is given; else 1000)",
     )
     arguments.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    arguments.add_argument(
-        "--set",
-        type=command_line.option,
-        action="append",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="an option of create_model, such as module=naive or conv2_reduce=False; may be repeated",
+    command_line.add_options(
+        arguments, "an option of create_model, such as module=naive or conv2_reduce=False; may be repeated"
     )
     arguments.add_argument(
         "--depth",

@@ -42,7 +42,8 @@ def parse(*flags):
     arguments = command_line.parser("train", "Trains.")
     recipe_files.add_config(arguments)
     arguments.add_argument("--workdir", required=True)
-    return recipe_files.parse_with_config(arguments, list(flags))
+    own, of_config = recipe_files.parse(arguments, list(flags))
+    return own, *recipe_files.load_config(of_config)
 
 
 def test_overrides_of_every_kind(recipe):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Draws the sheet; prints its path."""
-    flags, recipe, _ = recipe_files.parse_with_config(_arguments(), argv)
+    flags, of_config = recipe_files.parse(_arguments(), argv)
+    recipe, _ = recipe_files.load_config(of_config)
     if flags.output is None:
         raise UserError("--output=FILE.png is needed: the sheet to write")
     from inception_jax.config import Config
