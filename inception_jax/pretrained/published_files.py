@@ -74,7 +74,6 @@ def _torchvision(
         claimed_by="torchvision's weight entry",
         aux_heads=True,
         licence="BSD-3-Clause (the code's)",
-        licence_checked=False,
         notes=notes,
         unusable=unusable,
     )
@@ -153,7 +152,6 @@ def _keras(folder: str, model: str, file: str, md5: str, top1: float | None, top
         claimed_by=None if without else "Keras's table of applications",
         classes=0 if without else 1000,
         licence=_APACHE_CODE,
-        licence_checked=False,
         notes=("the order of the layers in the file was not checked, only that of today's builder",),
     )
 
@@ -190,7 +188,6 @@ def _cadene(
         classes=classes,
         background=classes == 1001,
         licence="BSD-3-Clause",
-        licence_checked=False,
         notes=notes,
     )
 
@@ -226,7 +223,6 @@ def _pytorchcv(
         top5=round(100 - int(error) / 100, 2),
         claimed_by="pytorchcv's model_metainfos.csv",
         licence="MIT (the code's)",
-        licence_checked=False,
         notes=notes,
     )
 
@@ -270,7 +266,6 @@ CAFFE = (
         top5=88.34,
         claimed_by="the ONNX model zoo",
         licence="Apache-2.0",
-        licence_checked=False,
         notes=("Caffe's bvlc_googlenet as ONNX, without its auxiliary heads",),
     ),
     WeightRecord(
@@ -337,7 +332,6 @@ def _facenet(name: str, faces: str, accuracy: str, drive: str) -> WeightRecord:
         classes=None,
         claimed_by="facenet's README",
         licence="MIT",
-        licence_checked=False,
         notes=(f"trained on {faces}", _FACES.format(accuracy)),
     )
 
@@ -353,7 +347,6 @@ def _facenet_pytorch(name: str, faces: str, classes: int, accuracy: str) -> Weig
         classes=classes,
         claimed_by="facenet-pytorch's README",
         licence="MIT",
-        licence_checked=False,
         notes=(f"facenet's weights, trained on {faces}", _FACES.format(accuracy)),
     )
 

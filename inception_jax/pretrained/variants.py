@@ -23,6 +23,11 @@ from inception_jax.models.registry import create_model, get_spec
 
 Shapes = dict[str, tuple[int, ...]]
 
+STEM = ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3", "conv2d_3b_1x1", "conv2d_4a_3x3")
+"""Our convolutions in the stem of Inception-v3; the first three are Inception-v4's."""
+DOUBLE_3X3 = ("double_3x3_reduce", "double_3x3_1", "double_3x3_2")
+"""Our convolutions in the branch of two 3x3, which most modules have."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SourceArray:
@@ -49,7 +54,15 @@ class NameMap(Protocol):
         """{path of our layer: the publisher's name of it}."""
 
     def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
-        """Returns the publisher's array for a leaf ("params/mixed_5b/conv_1x1/bn/bias") of this shape."""
+        """Returns the publisher's array for a leaf.
+
+        Args:
+          path: of the leaf, such as "params/mixed_5b/conv_1x1/bn/bias".
+          shape: of the leaf.
+
+        Raises:
+          UserError: the publisher's network has no such array.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,10 +248,17 @@ def _trace_leaves(model: str, options: tuple[tuple[str, Any], ...]) -> Shapes:
     return {"/".join([leaf.collection, *leaf.path, leaf.name]): leaf.shape for leaf in declarations}
 
 
-def split_leaf(path: str) -> tuple[str, tuple[str, ...], str]:
-    """Splits a leaf's path: "params/conv1/bn/bias" is ("params", ("conv1", "bn"), "bias")."""
+def by_model(*variants: Variant) -> dict[str, Variant]:
+    """Returns {model: variant}."""
+    return {variant.model: variant for variant in variants}
+
+
+def split_leaf(path: str) -> tuple[str, str, str]:
+    """Splits a leaf's path: "params/aux/conv1/bn/bias" is ("params", "aux/conv1", "bn/bias")."""
     collection, *units, leaf = path.split("/")
-    return collection, tuple(units), leaf
+    if units[-1] == "bn":
+        leaf = f"{units.pop()}/{leaf}"
+    return collection, "/".join(units), leaf
 
 
 def unknown_leaf_error(path: str, source: str, model: str) -> UserError:

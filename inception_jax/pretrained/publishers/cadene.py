@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 
 from inception_jax.pretrained.publishers.torch_units import (
-    BATCH_NORM,
+    BN_INCEPTION_OPTIONS,
     NAMING,
+    XCEPTION_OPTIONS,
     ModuleNames,
     Table,
-    TorchNameMap,
     conv,
     conv_without_norm,
+    convs,
     linear,
+    make_variant,
     table,
 )
-from inception_jax.pretrained.variants import Variant
+from inception_jax.pretrained.variants import DOUBLE_3X3, STEM, by_model
 
 # --- bninception.py: one flat namespace, in which batch norm is a module beside its convolution ----------------------
 
@@ -25,13 +27,7 @@ def _beside(name: str) -> ModuleNames:
     return ModuleNames(name, f"{name}_bn")
 
 
-_REDUCTION = {
-    "conv_3x3_reduce": "3x3_reduce",
-    "conv_3x3": "3x3",
-    "double_3x3_reduce": "double_3x3_reduce",
-    "double_3x3_1": "double_3x3_1",
-    "double_3x3_2": "double_3x3_2",
-}
+_REDUCTION = {"conv_3x3_reduce": "3x3_reduce", "conv_3x3": "3x3", **{name: name for name in DOUBLE_3X3}}
 _INCEPTION = {"conv_1x1": "1x1", **_REDUCTION, "pool_proj": "pool_proj"}
 _BN_UNITS = {
     "3a": _INCEPTION, "3b": _INCEPTION, "3c": _REDUCTION,
@@ -54,38 +50,20 @@ BN_INCEPTION: Table = {
 # --- inceptionv4.py: one Sequential `features`, numbered in the order of the network ---------------------------------
 
 MIXED_4A: Table = {
-    "conv_3x3_reduce": conv("branch0.0"),
-    "conv_3x3": conv("branch0.1"),
-    "conv_7x7_reduce": conv("branch1.0"),
-    "conv_1x7": conv("branch1.1"),
-    "conv_7x1": conv("branch1.2"),
-    "conv_7x7_3x3": conv("branch1.3"),
+    **convs("branch0.{}", "conv_3x3_reduce", "conv_3x3"),
+    **convs("branch1.{}", "conv_7x7_reduce", "conv_1x7", "conv_7x1", "conv_7x7_3x3"),
 }
 INCEPTION_A: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_3x3_reduce": conv("branch1.0"),
-    "conv_3x3": conv("branch1.1"),
-    "double_3x3_reduce": conv("branch2.0"),
-    "double_3x3_1": conv("branch2.1"),
-    "double_3x3_2": conv("branch2.2"),
+    **convs("branch1.{}", "conv_3x3_reduce", "conv_3x3"),
+    **convs("branch2.{}", *DOUBLE_3X3),
     "pool_proj": conv("branch3.1"),
 }
-REDUCTION_A: Table = {
-    "conv_3x3": conv("branch0"),
-    "double_3x3_reduce": conv("branch1.0"),
-    "double_3x3_1": conv("branch1.1"),
-    "double_3x3_2": conv("branch1.2"),
-}
+REDUCTION_A: Table = {"conv_3x3": conv("branch0"), **convs("branch1.{}", *DOUBLE_3X3)}
 INCEPTION_B: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_7x7_reduce": conv("branch1.0"),
-    "conv_1x7": conv("branch1.1"),
-    "conv_7x1": conv("branch1.2"),
-    "double_7x7_reduce": conv("branch2.0"),
-    "double_7x1_1": conv("branch2.1"),
-    "double_1x7_1": conv("branch2.2"),
-    "double_7x1_2": conv("branch2.3"),
-    "double_1x7_2": conv("branch2.4"),
+    **convs("branch1.{}", "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
+    **convs("branch2.{}", "double_7x7_reduce", "double_7x1_1", "double_1x7_1", "double_7x1_2", "double_1x7_2"),
     "pool_proj": conv("branch3.1"),
 }
 REDUCTION_B: Table = MIXED_4A  # the same branches; here the two 3x3 have stride 2
@@ -94,18 +72,14 @@ INCEPTION_C: Table = {
     "conv_3x3_reduce": conv("branch1_0"),
     "conv_1x3": conv("branch1_1a"),
     "conv_3x1": conv("branch1_1b"),
-    "double_3x3_reduce": conv("branch2_0"),
-    "double_3x1_1": conv("branch2_1"),
-    "double_1x3_1": conv("branch2_2"),
+    **convs("branch2_{}", "double_3x3_reduce", "double_3x1_1", "double_1x3_1"),
     "double_1x3_2": conv("branch2_3a"),
     "double_3x1_2": conv("branch2_3b"),
     "pool_proj": conv("branch3.1"),
 }
 
 INCEPTION_V4: Table = {
-    "conv2d_1a_3x3": conv("features.0"),
-    "conv2d_2a_3x3": conv("features.1"),
-    "conv2d_2b_3x3": conv("features.2"),
+    **convs("features.{}", *STEM[:3]),
     **table(
         ("mixed_3a", "features.3", {"conv_3x3": conv("conv")}),
         ("mixed_4a", "features.4", MIXED_4A),
@@ -123,43 +97,29 @@ INCEPTION_V4: Table = {
 
 MIXED_5B: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_5x5_reduce": conv("branch1.0"),
-    "conv_5x5": conv("branch1.1"),
-    "double_3x3_reduce": conv("branch2.0"),
-    "double_3x3_1": conv("branch2.1"),
-    "double_3x3_2": conv("branch2.2"),
+    **convs("branch1.{}", "conv_5x5_reduce", "conv_5x5"),
+    **convs("branch2.{}", *DOUBLE_3X3),
     "pool_proj": conv("branch3.1"),
 }
 BLOCK35: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_3x3_reduce": conv("branch1.0"),
-    "conv_3x3": conv("branch1.1"),
-    "double_3x3_reduce": conv("branch2.0"),
-    "double_3x3_1": conv("branch2.1"),
-    "double_3x3_2": conv("branch2.2"),
+    **convs("branch1.{}", "conv_3x3_reduce", "conv_3x3"),
+    **convs("branch2.{}", *DOUBLE_3X3),
     "up": conv_without_norm("conv2d"),
 }
 BLOCK17: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_7x7_reduce": conv("branch1.0"),
-    "conv_1x7": conv("branch1.1"),
-    "conv_7x1": conv("branch1.2"),
+    **convs("branch1.{}", "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
     "up": conv_without_norm("conv2d"),
 }
 MIXED_7A: Table = {
-    "conv_3x3_1_reduce": conv("branch0.0"),
-    "conv_3x3_1": conv("branch0.1"),
-    "conv_3x3_2_reduce": conv("branch1.0"),
-    "conv_3x3_2": conv("branch1.1"),
-    "double_3x3_reduce": conv("branch2.0"),
-    "double_3x3_1": conv("branch2.1"),
-    "double_3x3_2": conv("branch2.2"),
+    **convs("branch0.{}", "conv_3x3_1_reduce", "conv_3x3_1"),
+    **convs("branch1.{}", "conv_3x3_2_reduce", "conv_3x3_2"),
+    **convs("branch2.{}", *DOUBLE_3X3),
 }
 BLOCK8: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_3x3_reduce": conv("branch1.0"),
-    "conv_1x3": conv("branch1.1"),
-    "conv_3x1": conv("branch1.2"),
+    **convs("branch1.{}", "conv_3x3_reduce", "conv_1x3", "conv_3x1"),
     "up": conv_without_norm("conv2d"),
 }
 
@@ -169,13 +129,7 @@ def repeated(ours: str, theirs: str, count: int, units: Table) -> tuple[tuple[st
     return tuple((f"{ours}_{number + 1}", f"{theirs}.{number}", units) for number in range(count))
 
 
-RESNET_STEM: Table = {
-    "conv2d_1a_3x3": conv("conv2d_1a"),
-    "conv2d_2a_3x3": conv("conv2d_2a"),
-    "conv2d_2b_3x3": conv("conv2d_2b"),
-    "conv2d_3b_1x1": conv("conv2d_3b"),
-    "conv2d_4a_3x3": conv("conv2d_4a"),
-}
+RESNET_STEM: Table = {name: conv(name.rpartition("_")[0]) for name in STEM}
 RESNET_V2_TRUNK: Table = {
     **RESNET_STEM,
     **table(
@@ -220,66 +174,45 @@ XCEPTION_TRUNK: Table = {
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-VARIANTS = {
-    "inception_v2": Variant(
-        source="cadene",
-        model="inception_v2",
-        # Caffe's network with Caffe's padding; batch norm has PyTorch's own epsilon.
-        options={
-            "table": "paper",
-            "stem": "dense",
-            "conv_bias": True,
-            "bn_epsilon": 1e-5,
-            "count_include_pad": True,
-            "conv1_padding": "caffe",
-            "reduction_padding": "caffe",
-            "pool_rounding": "caffe",
-            "dropout_rate": 0.0,
-            **BATCH_NORM,
-        },
-        source_array=TorchNameMap("cadene", "inception_v2", BN_INCEPTION),
-        implementation="pretrainedmodels.models.bninception.BNInception",
+VARIANTS = by_model(
+    make_variant(
+        "cadene",
+        "inception_v2",
+        BN_INCEPTION,
+        "pretrainedmodels.models.bninception.BNInception",
+        BN_INCEPTION_OPTIONS,
         image_size=224,
         other_size=227,  # its last pool needs 7x7 pixels, and its concatenations maps of even size before 3c and 4e
-        naming=NAMING,
     ),
-    "inception_v4": Variant(
-        source="cadene",
-        model="inception_v4",
-        options={"dropout_rate": 0.0, **BATCH_NORM},
-        source_array=TorchNameMap("cadene", "inception_v4", INCEPTION_V4),
-        implementation="pretrainedmodels.models.inceptionv4.InceptionV4",
-        image_size=299,
+    make_variant(
+        "cadene",
+        "inception_v4",
+        INCEPTION_V4,
+        "pretrainedmodels.models.inceptionv4.InceptionV4",
+        {"dropout_rate": 0.0},
         other_size=300,  # its last pool needs 8x8 pixels
         num_classes=1001,
         background=True,
-        naming=NAMING,
     ),
-    "inception_resnet_v2": Variant(
-        source="cadene",
-        model="inception_resnet_v2",
-        options={"dropout_rate": 0.5, **BATCH_NORM},
-        source_array=TorchNameMap(
-            "cadene", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("last_linear")}
-        ),
-        implementation="pretrainedmodels.models.inceptionresnetv2.InceptionResNetV2",
-        image_size=299,
+    make_variant(
+        "cadene",
+        "inception_resnet_v2",
+        {**RESNET_V2_TRUNK, "classifier": linear("last_linear")},
+        "pretrainedmodels.models.inceptionresnetv2.InceptionResNetV2",
+        {"dropout_rate": 0.5},
         other_size=300,  # its last pool needs 8x8 pixels
         num_classes=1001,
         background=True,
-        naming=NAMING,
     ),
-    "xception": Variant(
-        source="cadene",
-        model="xception",
-        # Not the network that Keras trained: it has PyTorch's own epsilon, and pools that pad on every side.
-        options={"bn_epsilon": 1e-5, "pool_padding": "torch", "dropout_rate": 0.0, **BATCH_NORM},
-        source_array=TorchNameMap("cadene", "xception", {**XCEPTION_TRUNK, "classifier": linear("last_linear")}),
-        implementation="pretrainedmodels.models.xception.Xception",
-        image_size=299,
+    make_variant(
+        "cadene",
+        "xception",
+        {**XCEPTION_TRUNK, "classifier": linear("last_linear")},
+        "pretrainedmodels.models.xception.Xception",
+        XCEPTION_OPTIONS,
         # The published file was written before the network's classifier was renamed.
         naming=dataclasses.replace(
             NAMING, aliases=(("fc.weight", "last_linear.weight"), ("fc.bias", "last_linear.bias"))
         ),
     ),
-}
+)

@@ -16,6 +16,7 @@ from inception_jax.pretrained.variants import (
     CONV_OIHW,
     LINEAR_OI,
     VECTOR,
+    Layout,
     NamingRules,
     SourceArray,
     Variant,
@@ -63,31 +64,26 @@ class BlobMap:
       layers: {path of our layer: name of the publisher's}.
       weight: suffix of the layer's name for its weight.
       bias: suffix of the layer's name for its bias.
+      conv: layout of convolutions.
+      linear: layout of fully connected layers; those of a head that read Caffe's feature map have it flattened.
     """
 
     source: str
     layers: Mapping[str, str]
     weight: str
     bias: str
+    conv: Layout = CONV_OIHW
+    linear: Layout = LINEAR_OI
 
     def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
-        """Returns the publisher's array for a leaf.
-
-        Args:
-          path: of the leaf, such as "params/inception_3a/conv_1x1/kernel".
-          shape: of the leaf.
-
-        Raises:
-          UserError: the publisher's network has no such array.
-        """
-        collection, units, leaf = split_leaf(path)
-        layer = "/".join(units)
+        """Returns the publisher's array for a leaf, as `NameMap`."""
+        collection, layer, leaf = split_leaf(path)
         if collection != "params" or layer not in self.layers or leaf not in ("kernel", "bias"):
             raise unknown_leaf_error(path, self.source, "inception_v1")
         if leaf == "bias":
             return SourceArray(f"{self.layers[layer]}{self.bias}", VECTOR)
-        layout = CONV_OIHW if len(shape) == 4 else LINEAR_OI
-        if layer.endswith("/fc"):
+        layout = self.conv if len(shape) == 4 else self.linear
+        if layer.endswith("/fc") and self.linear is LINEAR_OI:
             layout = linear_chw(shape[0] // HEAD_MAP**2, HEAD_MAP, HEAD_MAP)
         return SourceArray(f"{self.layers[layer]}{self.weight}", layout)
 

@@ -11,8 +11,8 @@ from inception_jax.pretrained.publishers.cadene import (
     RESNET_STEM,
     repeated,
 )
-from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, NAMING, Table, TorchNameMap, conv, linear, table
-from inception_jax.pretrained.variants import Variant
+from inception_jax.pretrained.publishers.torch_units import Table, conv, linear, make_variant, table
+from inception_jax.pretrained.variants import by_model
 
 RESNET_V1: Table = {
     **RESNET_STEM,
@@ -29,16 +29,15 @@ RESNET_V1: Table = {
     "classifier": linear("logits"),
 }
 
-VARIANTS = {
-    "inception_resnet_v1": Variant(
-        source="facenet-pytorch",
-        model="inception_resnet_v1",
+VARIANTS = by_model(
+    make_variant(
+        "facenet-pytorch",
+        "inception_resnet_v1",
+        RESNET_V1,
+        "facenet_pytorch.models.inception_resnet_v1.InceptionResnetV1",
         # With classify=True; without it the network's result is the endpoint `embedding` divided by its length.
-        options={"extra_block8": True, "bottleneck": 512, "dropout_rate": 0.6, **BATCH_NORM},
-        source_array=TorchNameMap("facenet-pytorch", "inception_resnet_v1", RESNET_V1),
-        implementation="facenet_pytorch.models.inception_resnet_v1.InceptionResnetV1",
+        {"extra_block8": True, "bottleneck": 512, "dropout_rate": 0.6},
         image_size=160,
         num_classes=8631,  # of VGGFace2; CASIA-WebFace has 10575
-        naming=NAMING,
-    ),
-}
+    )
+)

@@ -8,19 +8,8 @@ with a window of 9 and a bias of 1 compute another function.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-
-from inception_jax.pretrained.variants import (
-    CONV_HWIO,
-    LINEAR_IO,
-    VECTOR,
-    NamingRules,
-    SourceArray,
-    Variant,
-    split_leaf,
-    unknown_leaf_error,
-)
+from inception_jax.pretrained.publishers.caffe import BlobMap
+from inception_jax.pretrained.variants import CONV_HWIO, LINEAR_IO, NamingRules, Variant
 
 MODULE = {
     "conv_1x1": "1x1",
@@ -51,35 +40,6 @@ LAYERS = {
 RESPONSE_NORM = {"lrn_size": 11, "lrn_alpha": 11 * 1e-4, "lrn_beta": 0.5, "lrn_k": 2.0}
 
 
-@dataclasses.dataclass(frozen=True)
-class NodeMap:
-    """Name map of the graph.
-
-    Attributes:
-      layers: {path of our layer: beginning of the names of its nodes}.
-    """
-
-    layers: Mapping[str, str]
-
-    def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
-        """Returns the Const node for a leaf.
-
-        Args:
-          path: of the leaf, such as "params/inception_3a/conv_1x1/kernel".
-          shape: of the leaf.
-
-        Raises:
-          UserError: the graph has no such node.
-        """
-        collection, units, leaf = split_leaf(path)
-        layer = self.layers.get("/".join(units))
-        if collection != "params" or not layer or leaf not in ("kernel", "bias"):
-            raise unknown_leaf_error(path, "inception5h", "inception_v1")
-        if leaf == "bias":
-            return SourceArray(f"{layer}_b", VECTOR)
-        return SourceArray(f"{layer}_w", CONV_HWIO if len(shape) == 4 else LINEAR_IO)
-
-
 VARIANTS = {
     "inception_v1": Variant(
         source="inception5h",
@@ -92,7 +52,7 @@ VARIANTS = {
             "dropout_rate": 0.4,
             "aux_dropout_rate": 0.7,
         },
-        source_array=NodeMap(LAYERS),
+        source_array=BlobMap("inception5h", LAYERS, "_w", "_b", CONV_HWIO, LINEAR_IO),
         implementation="tensorflow_inception_graph.pb",
         image_size=224,
         num_classes=1008,

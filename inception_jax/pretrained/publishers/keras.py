@@ -14,11 +14,14 @@ from typing import Any
 from inception_jax.pretrained.variants import (
     CONV_HWIO,
     DEPTHWISE_HWIM,
+    DOUBLE_3X3,
     LINEAR_IO,
+    STEM,
     VECTOR,
     NamingRules,
     SourceArray,
     Variant,
+    by_model,
     split_leaf,
     unknown_leaf_error,
 )
@@ -101,28 +104,15 @@ class LayerMap:
     layers: Table
 
     def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
-        """Returns Keras's variable for a leaf.
-
-        Args:
-          path: of the leaf, such as "params/mixed_5b/conv_1x1/bn/bias".
-          shape: of the leaf.
-
-        Raises:
-          UserError: Keras's network has no such variable.
-        """
-        collection, units, leaf = split_leaf(path)
-        if units[-1] == "bn":
-            units, leaf = units[:-1], f"bn/{leaf}"
-        layer, found = self.layers.get("/".join(units)), _LEAVES.get((collection, leaf))
+        """Returns Keras's variable for a leaf, as `NameMap`."""
+        collection, name, leaf = split_leaf(path)
+        layer, found = self.layers.get(name), _LEAVES.get((collection, leaf))
         if not layer or not found or not layer[found[0]]:
             raise unknown_leaf_error(path, "keras", self.model)
         which, variable, layout = found
         linear = leaf == "kernel" and len(shape) == 2
         return SourceArray(f"{layer[which]}/{variable}", LINEAR_IO if linear else layout)
 
-
-STEM = ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3", "conv2d_3b_1x1", "conv2d_4a_3x3")
-DOUBLE_3X3 = ("double_3x3_reduce", "double_3x3_1", "double_3x3_2")
 
 # --- inception_v3.py: mixed0 to mixed10 ------------------------------------------------------------------------------
 
@@ -205,11 +195,8 @@ def _make_variant(model: str, layers: Table, implementation: str, **options: Any
     )
 
 
-VARIANTS = {
-    variant.model: variant
-    for variant in (
-        _make_variant("inception_v3", INCEPTION_V3, "InceptionV3", bn_scale=False),
-        _make_variant("inception_resnet_v2", INCEPTION_RESNET_V2, "InceptionResNetV2", bn_scale=False),
-        _make_variant("xception", XCEPTION, "Xception"),
-    )
-}
+VARIANTS = by_model(
+    _make_variant("inception_v3", INCEPTION_V3, "InceptionV3", bn_scale=False),
+    _make_variant("inception_resnet_v2", INCEPTION_RESNET_V2, "InceptionResNetV2", bn_scale=False),
+    _make_variant("xception", XCEPTION, "Xception"),
+)

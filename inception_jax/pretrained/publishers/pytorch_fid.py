@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, NAMING, TorchNameMap
+from inception_jax.pretrained.publishers.torch_units import make_variant
 from inception_jax.pretrained.publishers.torchvision import INCEPTION_V3
-from inception_jax.pretrained.variants import Variant
+from inception_jax.pretrained.variants import by_model
 
-VARIANTS = {
-    "inception_v3": Variant(
-        source="pytorch-fid",
-        model="inception_v3",
+VARIANTS = by_model(
+    make_variant(
+        "pytorch-fid",
+        "inception_v3",
+        {path: layer for path, layer in INCEPTION_V3.items() if path[:4] != "aux/"},
+        "pytorch_fid.inception.fid_inception_v3",
         # TensorFlow's average pools, and a max pool in the last module (classes FIDInceptionA to FIDInceptionE_2).
-        options={"count_include_pad": False, "last_pool": "max", "dropout_rate": 0.5, **BATCH_NORM},
-        source_array=TorchNameMap(
-            "pytorch-fid", "inception_v3", {path: layer for path, layer in INCEPTION_V3.items() if path[:4] != "aux/"}
-        ),
-        implementation="pytorch_fid.inception.fid_inception_v3",
-        image_size=299,
+        {"count_include_pad": False, "last_pool": "max", "dropout_rate": 0.5},
         num_classes=1008,
-        naming=NAMING,
-    ),
-}
+    )
+)

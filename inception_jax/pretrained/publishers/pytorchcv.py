@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from inception_jax.pretrained.publishers.torch_units import (
-    BATCH_NORM,
-    NAMING,
+    BN_INCEPTION_OPTIONS,
+    XCEPTION_OPTIONS,
     ModuleNames,
     Table,
-    TorchNameMap,
     conv,
     conv_without_norm,
+    convs,
     linear,
+    make_variant,
     table,
 )
-from inception_jax.pretrained.variants import Variant
+from inception_jax.pretrained.variants import DOUBLE_3X3, STEM, Variant, by_model
 
 
 def _sequence(branch: str, *ours: str, inner: str = "conv_list.") -> dict[str, ModuleNames]:
     """Convolutions one after another in a branch of a `Concurrent`: conv1, conv2, ... in the order of ours."""
-    return {name: conv(f"branches.{branch}.{inner}conv{number}") for number, name in enumerate(ours, 1)}
+    return convs(f"branches.{branch}.{inner}conv{{}}", *ours, first=1)
 
 
 def _single(branch: str, ours: str) -> dict[str, ModuleNames]:
@@ -44,12 +45,12 @@ def _units(block: str, letters: str, stage: str, first: int, units: Table) -> li
 _BN_INCEPTION: Table = {
     "conv_1x1": conv("branches.branch1"),
     **_sequence("branch2", "conv_3x3_reduce", "conv_3x3", inner=""),
-    **_sequence("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2", inner=""),
+    **_sequence("branch3", *DOUBLE_3X3, inner=""),
     **_single("branch4", "pool_proj"),
 }
 _BN_REDUCTION: Table = {
     **_sequence("branch1", "conv_3x3_reduce", "conv_3x3", inner=""),
-    **_sequence("branch2", "double_3x3_reduce", "double_3x3_1", "double_3x3_2", inner=""),
+    **_sequence("branch2", *DOUBLE_3X3, inner=""),
 }
 BN_INCEPTION: Table = {
     "conv1": conv("features.init_block.conv1"),
@@ -67,23 +68,17 @@ BN_INCEPTION: Table = {
 
 # --- inceptionv3.py and inceptionv4.py -------------------------------------------------------------------------------
 
-_STEM: Table = {
-    "conv2d_1a_3x3": conv("features.init_block.conv1"),
-    "conv2d_2a_3x3": conv("features.init_block.conv2"),
-    "conv2d_2b_3x3": conv("features.init_block.conv3"),
-    "conv2d_3b_1x1": conv("features.init_block.conv4"),
-    "conv2d_4a_3x3": conv("features.init_block.conv5"),
-}
+_STEM: Table = convs("features.init_block.conv{}", *STEM, first=1)
 # Of v3 and of Inception-ResNet-v2's first module.
 _FIVE_BY_FIVE: Table = {
     **_single("branch1", "conv_1x1"),
     **_sequence("branch2", "conv_5x5_reduce", "conv_5x5"),
-    **_sequence("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_sequence("branch3", *DOUBLE_3X3),
     **_single("branch4", "pool_proj"),
 }
 _REDUCTION_A: Table = {
     **_sequence("branch1", "conv_3x3"),
-    **_sequence("branch2", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_sequence("branch2", *DOUBLE_3X3),
 }
 _INCEPTION_B: Table = {
     **_single("branch1", "conv_1x1"),
@@ -117,7 +112,7 @@ INCEPTION_V3: Table = {
 _V4_INCEPTION_A: Table = {
     **_single("branch1", "conv_1x1"),
     **_sequence("branch2", "conv_3x3_reduce", "conv_3x3"),
-    **_sequence("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_sequence("branch3", *DOUBLE_3X3),
     **_single("branch4", "pool_proj"),
 }
 _V4_INCEPTION_C: Table = {
@@ -127,7 +122,7 @@ _V4_INCEPTION_C: Table = {
     **_single("branch4", "pool_proj"),
 }
 INCEPTION_V4: Table = {
-    **{name: _STEM[name] for name in ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3")},
+    **{name: _STEM[name] for name in STEM[:3]},
     **table(
         ("mixed_3a", "features.init_block.block1", _single("branch2", "conv_3x3")),
         ("mixed_4a", "features.init_block.block2", _REDUCTION_B),
@@ -146,7 +141,7 @@ INCEPTION_V4: Table = {
 _BLOCK35: Table = {
     **_single("branch1", "conv_1x1"),
     **_sequence("branch2", "conv_3x3_reduce", "conv_3x3"),
-    **_sequence("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_sequence("branch3", *DOUBLE_3X3),
     "up": conv_without_norm("conv"),
 }
 _BLOCK17: Table = {
@@ -157,7 +152,7 @@ _BLOCK17: Table = {
 _MIXED_7A: Table = {
     **_sequence("branch1", "conv_3x3_1_reduce", "conv_3x3_1"),
     **_sequence("branch2", "conv_3x3_2_reduce", "conv_3x3_2"),
-    **_sequence("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_sequence("branch3", *DOUBLE_3X3),
 }
 _BLOCK8: Table = {
     **_single("branch1", "conv_1x1"),
@@ -230,52 +225,23 @@ _SIZES = {"inception_v2": (224, 227), "xception": (299, 298)}
 
 def _make_variant(model: str, layers: Table, implementation: str, **options: object) -> Variant:
     size, other = _SIZES.get(model, (299, 300))
-    return Variant(
-        source="pytorchcv",
-        model=model,
-        options={**options, **BATCH_NORM},
-        source_array=TorchNameMap("pytorchcv", model, layers),
-        implementation=f"pytorchcv.models.{implementation}",
-        image_size=size,
-        other_size=other,
-        naming=NAMING,
-    )
+    path = f"pytorchcv.models.{implementation}"
+    return make_variant("pytorchcv", model, layers, path, options, image_size=size, other_size=other)
 
 
-VARIANTS = {
-    variant.model: variant
-    for variant in (
-        # As Cadene's: Caffe's network with PyTorch's own epsilon of batch norm.
-        _make_variant(
-            "inception_v2",
-            BN_INCEPTION,
-            "bninception.BNInception",
-            table="paper",
-            stem="dense",
-            conv_bias=True,
-            bn_epsilon=1e-5,
-            count_include_pad=True,
-            conv1_padding="caffe",
-            reduction_padding="caffe",
-            pool_rounding="caffe",
-            dropout_rate=0.0,
-        ),
-        # Its average pools count the padding in v3 only.
-        _make_variant(
-            "inception_v3", INCEPTION_V3, "inceptionv3.InceptionV3", count_include_pad=True, dropout_rate=0.5
-        ),
-        _make_variant("inception_v4", INCEPTION_V4, "inceptionv4.InceptionV4", dropout_rate=0.0),
-        _make_variant(
-            "inception_resnet_v1",
-            RESNET_V1,
-            "inceptionresnetv1.InceptionResNetV1",
-            extra_block8=True,
-            bottleneck=512,
-            dropout_rate=0.6,
-        ),
-        _make_variant("inception_resnet_v2", RESNET_V2, "inceptionresnetv2.InceptionResNetV2", dropout_rate=0.0),
-        _make_variant(
-            "xception", XCEPTION, "xception.Xception", bn_epsilon=1e-5, pool_padding="torch", dropout_rate=0.0
-        ),
-    )
-}
+VARIANTS = by_model(
+    _make_variant("inception_v2", BN_INCEPTION, "bninception.BNInception", **BN_INCEPTION_OPTIONS),
+    # Its average pools count the padding in v3 only.
+    _make_variant("inception_v3", INCEPTION_V3, "inceptionv3.InceptionV3", count_include_pad=True, dropout_rate=0.5),
+    _make_variant("inception_v4", INCEPTION_V4, "inceptionv4.InceptionV4", dropout_rate=0.0),
+    _make_variant(
+        "inception_resnet_v1",
+        RESNET_V1,
+        "inceptionresnetv1.InceptionResNetV1",
+        extra_block8=True,
+        bottleneck=512,
+        dropout_rate=0.6,
+    ),
+    _make_variant("inception_resnet_v2", RESNET_V2, "inceptionresnetv2.InceptionResNetV2", dropout_rate=0.0),
+    _make_variant("xception", XCEPTION, "xception.Xception", **XCEPTION_OPTIONS),
+)

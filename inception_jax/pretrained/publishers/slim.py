@@ -7,25 +7,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from inception_jax.pretrained.publishers.slim_units import NAMING, ScopeMap, Table, capitalized, table
-from inception_jax.pretrained.variants import Variant
+from inception_jax.pretrained.publishers.slim_units import NAMING, ScopeMap, Table, branch, capitalized, table
+from inception_jax.pretrained.variants import DOUBLE_3X3, STEM, Variant, by_model
 
 # inception_utils.py: no scale, decay 0.9997; the fused kernel's running variance is the unbiased one.
 BATCH_NORM = {"bn_scale": False, "bn_epsilon": 1e-3, "bn_momentum": 0.9997, "bn_unbiased_variance": True}
 
 # --- inception_v1.py and inception_v2.py: scopes begin one letter after the paper's -----------------------------------
 
+POOL_PROJ: Table = {"pool_proj": "Branch_3/Conv2d_0b_1x1"}
+DOUBLE: Table = branch(2, *DOUBLE_3X3)
 V1_MODULE: Table = {
-    "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_3x3": "Branch_1/Conv2d_0b_3x3",
+    **branch(0, "conv_1x1"),
+    **branch(1, "conv_3x3_reduce", "conv_3x3"),
     "conv_5x5_reduce": "Branch_2/Conv2d_0a_1x1",
-    "conv_5x5": "Branch_2/Conv2d_0b_3x3",
-    "pool_proj": "Branch_3/Conv2d_0b_1x1",
+    "conv_5x5": "Branch_2/Conv2d_0b_3x3",  # 3x3 where the paper has 5x5
+    **POOL_PROJ,
 }
-STEM: Table = {"conv1": "Conv2d_1a_7x7", "conv2_reduce": "Conv2d_2b_1x1", "conv2": "Conv2d_2c_3x3"}
+V1_STEM: Table = {"conv1": "Conv2d_1a_7x7", "conv2_reduce": "Conv2d_2b_1x1", "conv2": "Conv2d_2c_3x3"}
 INCEPTION_V1: Table = {
-    **STEM,
+    **V1_STEM,
     **table(
         ("inception_3a", "Mixed_3b", V1_MODULE),
         ("inception_3b", "Mixed_3c", V1_MODULE),
@@ -40,24 +41,14 @@ INCEPTION_V1: Table = {
     "classifier": "Logits/Conv2d_0c_1x1",
 }
 
-V2_MODULE: Table = {
-    "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_3x3": "Branch_1/Conv2d_0b_3x3",
-    "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_3x3_1": "Branch_2/Conv2d_0b_3x3",
-    "double_3x3_2": "Branch_2/Conv2d_0c_3x3",
-    "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}
+# Also Inception-v4's Inception-A.
+V2_MODULE: Table = {**branch(0, "conv_1x1"), **branch(1, "conv_3x3_reduce", "conv_3x3"), **DOUBLE, **POOL_PROJ}
 V2_REDUCTION: Table = {
-    "conv_3x3_reduce": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3": "Branch_0/Conv2d_1a_3x3",
-    "double_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "double_3x3_1": "Branch_1/Conv2d_0b_3x3",
-    "double_3x3_2": "Branch_1/Conv2d_1a_3x3",
+    **branch(0, "conv_3x3_reduce", "conv_3x3", ends_with_1a=True),
+    **branch(1, *DOUBLE_3X3, ends_with_1a=True),
 }
 INCEPTION_V2: Table = {
-    **STEM,
+    **V1_STEM,
     **table(
         ("inception_3a", "Mixed_3b", V2_MODULE),
         ("inception_3b", "Mixed_3c", V2_MODULE),
@@ -75,52 +66,28 @@ INCEPTION_V2: Table = {
 
 # --- inception_v3.py --------------------------------------------------------------------------------------------------
 
-V3_STEM: Table = {name: name.capitalize() for name in ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3")} | {
-    "conv2d_3b_1x1": "Conv2d_3b_1x1",
-    "conv2d_4a_3x3": "Conv2d_4a_3x3",
-}
-DOUBLE_3X3: Table = {
-    "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_3x3_1": "Branch_2/Conv2d_0b_3x3",
-    "double_3x3_2": "Branch_2/Conv2d_0c_3x3",
-}
-V3_A: Table = {
-    "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_5x5_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_5x5": "Branch_1/Conv2d_0b_5x5",
-    **DOUBLE_3X3,
-    "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}
+V3_STEM: Table = {name: name.capitalize() for name in STEM}
+V3_A: Table = {**branch(0, "conv_1x1"), **branch(1, "conv_5x5_reduce", "conv_5x5"), **DOUBLE, **POOL_PROJ}
 B: Table = {
-    "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_7x7_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x7": "Branch_1/Conv2d_0b_1x7",
-    "conv_7x1": "Branch_1/Conv2d_0c_7x1",
-    "double_7x7_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_7x1_1": "Branch_2/Conv2d_0b_7x1",
-    "double_1x7_1": "Branch_2/Conv2d_0c_1x7",
-    "double_7x1_2": "Branch_2/Conv2d_0d_7x1",
-    "double_1x7_2": "Branch_2/Conv2d_0e_1x7",
-    "pool_proj": "Branch_3/Conv2d_0b_1x1",
+    **branch(0, "conv_1x1"),
+    **branch(1, "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
+    **branch(2, "double_7x7_reduce", "double_7x1_1", "double_1x7_1", "double_7x1_2", "double_1x7_2"),
+    **POOL_PROJ,
 }
+REDUCTION_A: Table = {
+    **branch(0, "conv_3x3", ends_with_1a=True),
+    **branch(1, *DOUBLE_3X3, ends_with_1a=True),
+}
+# Also Inception-v4's Mixed_4a.
 REDUCTION_B: Table = {
-    "conv_3x3_reduce": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3": "Branch_0/Conv2d_1a_3x3",
-    "conv_7x7_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x7": "Branch_1/Conv2d_0b_1x7",
-    "conv_7x1": "Branch_1/Conv2d_0c_7x1",
-    "conv_7x7_3x3": "Branch_1/Conv2d_1a_3x3",
+    **branch(0, "conv_3x3_reduce", "conv_3x3", ends_with_1a=True),
+    **branch(1, "conv_7x7_reduce", "conv_1x7", "conv_7x1", "conv_7x7_3x3", ends_with_1a=True),
 }
 V3_C: Table = {
-    "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x3": "Branch_1/Conv2d_0b_1x3",
-    "conv_3x1": "Branch_1/Conv2d_0c_3x1",
-    "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_3x3": "Branch_2/Conv2d_0b_3x3",
-    "double_1x3": "Branch_2/Conv2d_0c_1x3",
-    "double_3x1": "Branch_2/Conv2d_0d_3x1",
-    "pool_proj": "Branch_3/Conv2d_0b_1x1",
+    **branch(0, "conv_1x1"),
+    **branch(1, "conv_3x3_reduce", "conv_1x3", "conv_3x1"),
+    **branch(2, "double_3x3_reduce", "double_3x3", "double_1x3", "double_3x1"),
+    **POOL_PROJ,
 }
 INCEPTION_V3: Table = {
     **V3_STEM,
@@ -132,15 +99,11 @@ INCEPTION_V3: Table = {
             {**V3_A, "conv_5x5_reduce": "Branch_1/Conv2d_0b_1x1", "conv_5x5": "Branch_1/Conv_1_0c_5x5"},
         ),
         ("mixed_5d", "Mixed_5d", V3_A),
+        # 3x3 kernels, two of them called 1x1.
         (
             "mixed_6a",
-            "Mixed_6a",  # 3x3 kernels, two of them called 1x1
-            {
-                "conv_3x3": "Branch_0/Conv2d_1a_1x1",
-                "double_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-                "double_3x3_1": "Branch_1/Conv2d_0b_3x3",
-                "double_3x3_2": "Branch_1/Conv2d_1a_1x1",
-            },
+            "Mixed_6a",
+            {**REDUCTION_A, "conv_3x3": "Branch_0/Conv2d_1a_1x1", "double_3x3_2": "Branch_1/Conv2d_1a_1x1"},
         ),
         *capitalized("mixed_6b", "mixed_6c", "mixed_6d", "mixed_6e", units=B),
         ("mixed_7a", "Mixed_7a", REDUCTION_B),
@@ -155,49 +118,19 @@ INCEPTION_V3: Table = {
 
 # --- inception_v4.py --------------------------------------------------------------------------------------------------
 
-V4_A: Table = {
-    "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_3x3": "Branch_1/Conv2d_0b_3x3",
-    **DOUBLE_3X3,
-    "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}
 V4_C: Table = {
-    "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x3": "Branch_1/Conv2d_0b_1x3",
-    "conv_3x1": "Branch_1/Conv2d_0c_3x1",
-    "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_3x1_1": "Branch_2/Conv2d_0b_3x1",
-    "double_1x3_1": "Branch_2/Conv2d_0c_1x3",
-    "double_1x3_2": "Branch_2/Conv2d_0d_1x3",
-    "double_3x1_2": "Branch_2/Conv2d_0e_3x1",
-    "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}
-REDUCTION_A: Table = {
-    "conv_3x3": "Branch_0/Conv2d_1a_3x3",
-    "double_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "double_3x3_1": "Branch_1/Conv2d_0b_3x3",
-    "double_3x3_2": "Branch_1/Conv2d_1a_3x3",
+    **branch(0, "conv_1x1"),
+    **branch(1, "conv_3x3_reduce", "conv_1x3", "conv_3x1"),
+    **branch(2, "double_3x3_reduce", "double_3x1_1", "double_1x3_1", "double_1x3_2", "double_3x1_2"),
+    **POOL_PROJ,
 }
 INCEPTION_V4: Table = {
-    **{name: name.capitalize() for name in ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3")},
+    **{name: name.capitalize() for name in STEM[:3]},
     **table(
         ("mixed_3a", "Mixed_3a", {"conv_3x3": "Branch_1/Conv2d_0a_3x3"}),
-        (
-            "mixed_4a",
-            "Mixed_4a",
-            {
-                "conv_3x3_reduce": "Branch_0/Conv2d_0a_1x1",
-                "conv_3x3": "Branch_0/Conv2d_1a_3x3",
-                "conv_7x7_reduce": "Branch_1/Conv2d_0a_1x1",
-                "conv_1x7": "Branch_1/Conv2d_0b_1x7",
-                "conv_7x1": "Branch_1/Conv2d_0c_7x1",
-                "conv_7x7_3x3": "Branch_1/Conv2d_1a_3x3",
-            },
-        ),
+        ("mixed_4a", "Mixed_4a", REDUCTION_B),
         ("mixed_5a", "Mixed_5a", {"conv_3x3": "Branch_0/Conv2d_1a_3x3"}),
-        *capitalized(*(f"mixed_5{letter}" for letter in "bcde"), units=V4_A),
+        *capitalized(*(f"mixed_5{letter}" for letter in "bcde"), units=V2_MODULE),
         ("mixed_6a", "Mixed_6a", REDUCTION_A),
         *capitalized(*(f"mixed_6{letter}" for letter in "bcdefgh"), units=B),
         ("mixed_7a", "Mixed_7a", REDUCTION_B),
@@ -213,33 +146,24 @@ INCEPTION_V4: Table = {
 
 BLOCK35: Table = {
     "conv_1x1": "Branch_0/Conv2d_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_3x3": "Branch_1/Conv2d_0b_3x3",
-    **DOUBLE_3X3,
+    **branch(1, "conv_3x3_reduce", "conv_3x3"),
+    **DOUBLE,
     "up": "Conv2d_1x1",
 }
 BLOCK17: Table = {
     "conv_1x1": "Branch_0/Conv2d_1x1",
-    "conv_7x7_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x7": "Branch_1/Conv2d_0b_1x7",
-    "conv_7x1": "Branch_1/Conv2d_0c_7x1",
+    **branch(1, "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
     "up": "Conv2d_1x1",
 }
 BLOCK8: Table = {
     "conv_1x1": "Branch_0/Conv2d_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x3": "Branch_1/Conv2d_0b_1x3",
-    "conv_3x1": "Branch_1/Conv2d_0c_3x1",
+    **branch(1, "conv_3x3_reduce", "conv_1x3", "conv_3x1"),
     "up": "Conv2d_1x1",
 }
 RESNET_REDUCTION_B: Table = {
-    "conv_3x3_1_reduce": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3_1": "Branch_0/Conv2d_1a_3x3",
-    "conv_3x3_2_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_3x3_2": "Branch_1/Conv2d_1a_3x3",
-    "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_3x3_1": "Branch_2/Conv2d_0b_3x3",
-    "double_3x3_2": "Branch_2/Conv2d_1a_3x3",
+    **branch(0, "conv_3x3_1_reduce", "conv_3x3_1", ends_with_1a=True),
+    **branch(1, "conv_3x3_2_reduce", "conv_3x3_2", ends_with_1a=True),
+    **branch(2, *DOUBLE_3X3, ends_with_1a=True),
 }
 
 
@@ -285,24 +209,21 @@ def _make_variant(model: str, root: str, scopes: Table, *, dense: tuple[str, ...
     )
 
 
-VARIANTS = {
-    variant.model: variant
-    for variant in (
-        _make_variant(
-            "inception_v1_bn",
-            "InceptionV1",
-            INCEPTION_V1,
-            five_by_five=3,
-            pool4_window=2,
-            conv1_padding="same",
-            pool_rounding="same",
-        ),
-        # Its separable stem is outside the argument scope that adds batch norm: it has a bias instead.
-        _make_variant("inception_v2", "InceptionV2", INCEPTION_V2, stem_batch_norm=False),
-        _make_variant("inception_v3", "InceptionV3", INCEPTION_V3),
-        _make_variant("inception_v4", "InceptionV4", INCEPTION_V4, dense=("classifier", "aux/classifier")),
-        _make_variant(
-            "inception_resnet_v2", "InceptionResnetV2", INCEPTION_RESNET_V2, dense=("classifier", "aux/classifier")
-        ),
-    )
-}
+VARIANTS = by_model(
+    _make_variant(
+        "inception_v1_bn",
+        "InceptionV1",
+        INCEPTION_V1,
+        five_by_five=3,
+        pool4_window=2,
+        conv1_padding="same",
+        pool_rounding="same",
+    ),
+    # Its separable stem is outside the argument scope that adds batch norm: it has a bias instead.
+    _make_variant("inception_v2", "InceptionV2", INCEPTION_V2, stem_batch_norm=False),
+    _make_variant("inception_v3", "InceptionV3", INCEPTION_V3),
+    _make_variant("inception_v4", "InceptionV4", INCEPTION_V4, dense=("classifier", "aux/classifier")),
+    _make_variant(
+        "inception_resnet_v2", "InceptionResnetV2", INCEPTION_RESNET_V2, dense=("classifier", "aux/classifier")
+    ),
+)

@@ -6,6 +6,7 @@ A table gives for every layer of ours the publisher's scope; modules of one kind
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from inception_jax.pretrained.variants import (
@@ -53,6 +54,22 @@ def table(*blocks: tuple[str, str, Table]) -> dict[str, str]:
     return {f"{ours}/{unit}": f"{theirs}/{scope}" for ours, theirs, units in blocks for unit, scope in units.items()}
 
 
+def branch(number: int, *ours: str, ends_with_1a: bool = False) -> dict[str, str]:
+    """Makes {our convolution: scope} of a branch, in order: Branch_1/Conv2d_0a_1x1, Branch_1/Conv2d_0b_3x3, …
+
+    Args:
+      number: of the branch.
+      *ours: our names, which say the kernel; those that end with "reduce" are 1x1.
+      ends_with_1a: whether the last scope is Conv2d_1a, as where it halves the map.
+    """
+    places = [f"0{letter}" for letter, _ in zip("abcde", ours, strict=False)]
+    if ends_with_1a:
+        places[-1] = "1a"
+    kernels = ["1x1" if name.endswith("reduce") else re.findall(r"\dx\d", name)[-1] for name in ours]
+    scopes = (f"Branch_{number}/Conv2d_{place}_{kernel}" for place, kernel in zip(places, kernels, strict=True))
+    return dict(zip(ours, scopes, strict=True))
+
+
 def capitalized(*names: str, units: Table) -> list[tuple[str, str, Table]]:
     """Makes rows of `table` for blocks whose scope is our name with a capital letter: Mixed_6b for mixed_6b."""
     return [(name, name.capitalize(), units) for name in names]
@@ -77,19 +94,8 @@ class ScopeMap:
     dense: tuple[str, ...] = ()
 
     def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
-        """Returns the publisher's variable for a leaf.
-
-        Args:
-          path: of the leaf, such as "params/mixed_5b/conv_1x1/bn/bias".
-          shape: of the leaf.
-
-        Raises:
-          UserError: the publisher's network has no such variable.
-        """
-        collection, units, leaf = split_leaf(path)
-        if units[-1] == "bn":
-            units, leaf = units[:-1], f"bn/{leaf}"
-        layer = "/".join(units)
+        """Returns the publisher's variable for a leaf, as `NameMap`."""
+        collection, layer, leaf = split_leaf(path)
         if layer not in self.layers or (collection, leaf) not in _LEAVES:
             raise unknown_leaf_error(path, self.source, self.model)
         name, layout = _LEAVES[collection, leaf]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from inception_jax.pretrained.variants import (
     CONV_OIHW,
@@ -17,6 +18,7 @@ from inception_jax.pretrained.variants import (
     Layout,
     NamingRules,
     SourceArray,
+    Variant,
     linear_chw,
     split_leaf,
     unknown_leaf_error,
@@ -28,6 +30,20 @@ NAMING = NamingRules((r"\.num_batches_tracked$",))
 # PyTorch's momentum of 0.1 is the weight of the new value, and its running variance is the unbiased one
 # (torch.nn.BatchNorm2d); no publisher sets another.
 BATCH_NORM = {"bn_momentum": 0.9, "bn_unbiased_variance": True}
+# BN-Inception of Cadene and pytorchcv: Caffe's network with Caffe's padding; batch norm has PyTorch's own epsilon.
+BN_INCEPTION_OPTIONS = {
+    "table": "paper",
+    "stem": "dense",
+    "conv_bias": True,
+    "bn_epsilon": 1e-5,
+    "count_include_pad": True,
+    "conv1_padding": "caffe",
+    "reduction_padding": "caffe",
+    "pool_rounding": "caffe",
+    "dropout_rate": 0.0,
+}
+# Xception's ports: not the network that Keras trained, but PyTorch's own epsilon, and pools that pad on every side.
+XCEPTION_OPTIONS = {"bn_epsilon": 1e-5, "pool_padding": "torch", "dropout_rate": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +106,11 @@ def conv(name: str) -> ModuleNames:
     return ModuleNames(f"{name}.conv", f"{name}.bn")
 
 
+def convs(names: str, *ours: str, first: int = 0) -> dict[str, ModuleNames]:
+    """Makes {our convolution: names} of numbered modules: `convs("branch1.{}", "conv_3x3_reduce", "conv_3x3")`."""
+    return {name: conv(names.format(number)) for number, name in enumerate(ours, first)}
+
+
 def conv_without_norm(name: str) -> ModuleNames:
     """Names for a convolution without batch norm."""
     return ModuleNames(name)
@@ -123,20 +144,28 @@ class TorchNameMap:
     layers: Table
 
     def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
-        """Returns the publisher's array for a leaf.
-
-        Args:
-          path: of the leaf, such as "params/mixed_5b/conv_1x1/bn/bias".
-          shape: of the leaf.
-
-        Raises:
-          UserError: the publisher's network has no such array.
-        """
-        collection, units, leaf = split_leaf(path)
-        if units[-1] == "bn":
-            units, leaf = units[:-1], f"bn/{leaf}"
-        layer = self.layers.get("/".join(units))
+        """Returns the publisher's array for a leaf, as `NameMap`."""
+        collection, name, leaf = split_leaf(path)
+        layer = self.layers.get(name)
         array = layer and layer.array(collection, leaf, shape)
         if not array:
             raise unknown_leaf_error(path, self.source, self.model)
         return SourceArray(*array)
+
+
+def make_variant(
+    source: str, model: str, layers: Table, implementation: str, options: Mapping[str, Any], **fields: Any
+) -> Variant:
+    """Makes the variant of a publisher whose files are state dicts.
+
+    Args:
+      source: the publisher.
+      model: the network.
+      layers: {path of our layer: names of the publisher's modules}.
+      implementation: the publisher's class.
+      options: of `create_model`, besides `BATCH_NORM`.
+      **fields: further ones of `Variant`; the image size is 299 where it is not given.
+    """
+    names = TorchNameMap(source, model, layers)
+    fields = {"image_size": 299, "naming": NAMING, **fields}
+    return Variant(source, model, {**options, **BATCH_NORM}, names, implementation, **fields)

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from inception_jax.pretrained.publishers.torch_units import (
-    BATCH_NORM,
-    NAMING,
     Table,
-    TorchNameMap,
     conv,
+    convs,
     linear,
+    make_variant,
     table,
 )
-from inception_jax.pretrained.variants import Variant
+from inception_jax.pretrained.variants import DOUBLE_3X3, STEM, by_model
 
 # googlenet.py, class Inception.
 INCEPTION: Table = {
     "conv_1x1": conv("branch1"),
-    "conv_3x3_reduce": conv("branch2.0"),
-    "conv_3x3": conv("branch2.1"),
-    "conv_5x5_reduce": conv("branch3.0"),
-    "conv_5x5": conv("branch3.1"),
+    **convs("branch2.{}", "conv_3x3_reduce", "conv_3x3"),
+    **convs("branch3.{}", "conv_5x5_reduce", "conv_5x5"),
     "pool_proj": conv("branch4.1"),
 }
 # googlenet.py, class InceptionAux: fc1 reads the 4x4 feature map of the convolution.
 AUX_V1: Table = {"conv": conv("conv"), "fc": linear("fc1", flattened=4), "classifier": linear("fc2")}
 
 GOOGLENET: Table = {
-    "conv1": conv("conv1"),
-    "conv2_reduce": conv("conv2"),
-    "conv2": conv("conv3"),
+    **convs("conv{}", "conv1", "conv2_reduce", "conv2", first=1),
     **table(
         *(
             (f"inception_{module}", f"inception{module}", INCEPTION)
@@ -42,46 +37,35 @@ GOOGLENET: Table = {
 # inception.py, classes InceptionA to InceptionE and InceptionAux.
 INCEPTION_A: Table = {
     "conv_1x1": conv("branch1x1"),
-    "conv_5x5_reduce": conv("branch5x5_1"),
-    "conv_5x5": conv("branch5x5_2"),
-    "double_3x3_reduce": conv("branch3x3dbl_1"),
-    "double_3x3_1": conv("branch3x3dbl_2"),
-    "double_3x3_2": conv("branch3x3dbl_3"),
+    **convs("branch5x5_{}", "conv_5x5_reduce", "conv_5x5", first=1),
+    **convs("branch3x3dbl_{}", *DOUBLE_3X3, first=1),
     "pool_proj": conv("branch_pool"),
 }
-INCEPTION_B: Table = {
-    "conv_3x3": conv("branch3x3"),
-    "double_3x3_reduce": conv("branch3x3dbl_1"),
-    "double_3x3_1": conv("branch3x3dbl_2"),
-    "double_3x3_2": conv("branch3x3dbl_3"),
-}
+INCEPTION_B: Table = {"conv_3x3": conv("branch3x3"), **convs("branch3x3dbl_{}", *DOUBLE_3X3, first=1)}
 INCEPTION_C: Table = {
     "conv_1x1": conv("branch1x1"),
-    "conv_7x7_reduce": conv("branch7x7_1"),
-    "conv_1x7": conv("branch7x7_2"),
-    "conv_7x1": conv("branch7x7_3"),
-    "double_7x7_reduce": conv("branch7x7dbl_1"),
-    "double_7x1_1": conv("branch7x7dbl_2"),
-    "double_1x7_1": conv("branch7x7dbl_3"),
-    "double_7x1_2": conv("branch7x7dbl_4"),
-    "double_1x7_2": conv("branch7x7dbl_5"),
+    **convs("branch7x7_{}", "conv_7x7_reduce", "conv_1x7", "conv_7x1", first=1),
+    **convs(
+        "branch7x7dbl_{}",
+        "double_7x7_reduce",
+        "double_7x1_1",
+        "double_1x7_1",
+        "double_7x1_2",
+        "double_1x7_2",
+        first=1,
+    ),
     "pool_proj": conv("branch_pool"),
 }
 INCEPTION_D: Table = {
-    "conv_3x3_reduce": conv("branch3x3_1"),
-    "conv_3x3": conv("branch3x3_2"),
-    "conv_7x7_reduce": conv("branch7x7x3_1"),
-    "conv_1x7": conv("branch7x7x3_2"),
-    "conv_7x1": conv("branch7x7x3_3"),
-    "conv_7x7_3x3": conv("branch7x7x3_4"),
+    **convs("branch3x3_{}", "conv_3x3_reduce", "conv_3x3", first=1),
+    **convs("branch7x7x3_{}", "conv_7x7_reduce", "conv_1x7", "conv_7x1", "conv_7x7_3x3", first=1),
 }
 INCEPTION_E: Table = {
     "conv_1x1": conv("branch1x1"),
     "conv_3x3_reduce": conv("branch3x3_1"),
     "conv_1x3": conv("branch3x3_2a"),
     "conv_3x1": conv("branch3x3_2b"),
-    "double_3x3_reduce": conv("branch3x3dbl_1"),
-    "double_3x3": conv("branch3x3dbl_2"),
+    **convs("branch3x3dbl_{}", "double_3x3_reduce", "double_3x3", first=1),
     "double_1x3": conv("branch3x3dbl_3a"),
     "double_3x1": conv("branch3x3dbl_3b"),
     "pool_proj": conv("branch_pool"),
@@ -89,34 +73,26 @@ INCEPTION_E: Table = {
 AUX_V3: Table = {"conv_1x1": conv("conv0"), "conv_5x5": conv("conv1"), "classifier": linear("fc")}
 
 INCEPTION_V3: Table = {
-    "conv2d_1a_3x3": conv("Conv2d_1a_3x3"),
-    "conv2d_2a_3x3": conv("Conv2d_2a_3x3"),
-    "conv2d_2b_3x3": conv("Conv2d_2b_3x3"),
-    "conv2d_3b_1x1": conv("Conv2d_3b_1x1"),
-    "conv2d_4a_3x3": conv("Conv2d_4a_3x3"),
+    **{name: conv(name.capitalize()) for name in STEM},
     **table(
-        ("mixed_5b", "Mixed_5b", INCEPTION_A),
-        ("mixed_5c", "Mixed_5c", INCEPTION_A),
-        ("mixed_5d", "Mixed_5d", INCEPTION_A),
+        *((f"mixed_5{letter}", f"Mixed_5{letter}", INCEPTION_A) for letter in "bcd"),
         ("mixed_6a", "Mixed_6a", INCEPTION_B),
-        ("mixed_6b", "Mixed_6b", INCEPTION_C),
-        ("mixed_6c", "Mixed_6c", INCEPTION_C),
-        ("mixed_6d", "Mixed_6d", INCEPTION_C),
-        ("mixed_6e", "Mixed_6e", INCEPTION_C),
+        *((f"mixed_6{letter}", f"Mixed_6{letter}", INCEPTION_C) for letter in "bcde"),
         ("aux", "AuxLogits", AUX_V3),
         ("mixed_7a", "Mixed_7a", INCEPTION_D),
-        ("mixed_7b", "Mixed_7b", INCEPTION_E),
-        ("mixed_7c", "Mixed_7c", INCEPTION_E),
+        *((f"mixed_7{letter}", f"Mixed_7{letter}", INCEPTION_E) for letter in "bc"),
     ),
     "classifier": linear("fc"),
 }
 
-VARIANTS = {
-    "inception_v1_bn": Variant(
-        source="torchvision",
-        model="inception_v1_bn",
+VARIANTS = by_model(
+    make_variant(
+        "torchvision",
+        "inception_v1_bn",
+        GOOGLENET,
+        "torchvision.models.googlenet.GoogLeNet",
         # The 3x3 instead of the 5x5 is torchvision's own known bug (its issue 906), the 2x2 pool is slim's.
-        options={
+        {
             "five_by_five": 3,
             "pool4_window": 2,
             "conv1_padding": "caffe",
@@ -124,22 +100,16 @@ VARIANTS = {
             "aux_pool": "adaptive",
             "dropout_rate": 0.2,
             "aux_dropout_rate": 0.7,
-            **BATCH_NORM,
         },
-        source_array=TorchNameMap("torchvision", "inception_v1_bn", GOOGLENET),
-        implementation="torchvision.models.googlenet.GoogLeNet",
         image_size=224,
         aux_heads=True,
-        naming=NAMING,
     ),
-    "inception_v3": Variant(
-        source="torchvision",
-        model="inception_v3",
-        options={"count_include_pad": True, "dropout_rate": 0.5, **BATCH_NORM},
-        source_array=TorchNameMap("torchvision", "inception_v3", INCEPTION_V3),
-        implementation="torchvision.models.inception.Inception3",
-        image_size=299,
+    make_variant(
+        "torchvision",
+        "inception_v3",
+        INCEPTION_V3,
+        "torchvision.models.inception.Inception3",
+        {"count_include_pad": True, "dropout_rate": 0.5},
         aux_heads=True,
-        naming=NAMING,
     ),
-}
+)
