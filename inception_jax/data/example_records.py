@@ -121,10 +121,22 @@ class ExampleRecords(abc.ABC):
           image_key: the feature that holds the bytes of the image.
           label_key: the feature that holds the label; None: labels are not read, and each is -1.
           label_form: how it holds several labels; None: it holds one.
+
+        Raises:
+          UserError: as `_index`.
         """
         self.parts = tuple(parts)
         self.image_key, self.label_key, self.label_form = image_key, label_key, label_form
         self._ends = np.cumsum([part.take for part in self.parts], dtype=np.int64)
+        self._index()
+
+    @abc.abstractmethod
+    def _index(self) -> None:
+        """Finds where the records lie.
+
+        Raises:
+          UserError: a file is missing, truncated or damaged, or has another number of records or other columns.
+        """
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -209,7 +221,9 @@ class ExampleRecords(abc.ABC):
             try:
                 size = os.path.getsize(part.filename)
             except OSError:
-                raise _missing(part.filename) from None
+                raise UserError(
+                    f"{printable(part.filename)}: this file of the prepared data set is missing; prepare it again"
+                ) from None
             found += [os.path.basename(part.filename), size, part.skip, part.take, part.examples_in_shard]
         return sha256(*found)
 
@@ -224,14 +238,13 @@ class ExampleRecords(abc.ABC):
                 )
 
 
-def _missing(filename: str) -> UserError:
-    return UserError(f"{printable(filename)}: this file of the prepared data set is missing; prepare it again")
-
-
 class ArrayRecords(ExampleRecords):
     """Records of ArrayRecord files, through array_record's reader."""
 
     FORMAT = "array_record"
+
+    def _index(self) -> None:
+        """Does nothing: array_record's reader has the index, and is made at the first read."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_reader"}
@@ -250,22 +263,8 @@ class TFRecords(ExampleRecords):
 
     FORMAT = "tfrecord"
 
-    def __init__(
-        self,
-        parts: Sequence[FileInstruction],
-        image_key: str,
-        label_key: str | None,
-        label_form: LabelForm | None = None,
-    ):
-        """Makes a source; as `ExampleRecords`.
-
-        Raises:
-          UserError: a file is missing, truncated or damaged, or has another number of records.
-        """
-        super().__init__(parts, image_key, label_key, label_form)
-        for part in self.parts:
-            if not os.path.exists(part.filename):
-                raise _missing(part.filename)
+    def _index(self) -> None:
+        self.digest()  # raises for a file that is missing
         self._offsets = tfrecords.load_offsets(self.files)
         self._check_counts([len(offsets) - 1 for offsets in self._offsets])
         self._open = OpenFiles()
@@ -281,22 +280,8 @@ class ParquetRecords(ExampleRecords):
 
     FORMAT = "parquet"
 
-    def __init__(
-        self,
-        parts: Sequence[FileInstruction],
-        image_key: str,
-        label_key: str | None,
-        label_form: LabelForm | None = None,
-    ):
-        """Makes a source; reads the footer of each file.
-
-        Raises:
-          UserError: a file is missing or damaged, or has another number of records or other columns.
-        """
-        super().__init__(parts, image_key, label_key, label_form)
-        for part in self.parts:
-            if not os.path.exists(part.filename):
-                raise _missing(part.filename)
+    def _index(self) -> None:
+        self.digest()  # raises for a file that is missing
         self._tables = ParquetTables(self.files)
         for number, file in enumerate(self.files):
             if (names := self._tables.schema(number).names) != ["data"]:

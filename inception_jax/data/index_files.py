@@ -13,8 +13,9 @@ import re
 import secrets
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -53,18 +54,26 @@ def write_arrays(paths: Sequence[Path], arrays: Mapping[str, np.ndarray]) -> Pat
     Returns:
       That path; None where none can be written.
     """
-    for path in paths:
-        part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes its own keyword for one of ours
-            os.replace(part, path)
-            return path
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-    return None
+
+    def write(file: BinaryIO) -> None:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes its own keyword for one of ours
+
+    return next((path for path in paths if write_file(path, write)), None)
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], None]) -> bool:
+    """Writes a file atomically, in a folder that it makes; returns whether it could be written."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            write(file)
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from inception_jax.data.index_files import write_file
 from inception_jax.user_cache import cache_folder
 
 
@@ -46,14 +46,5 @@ def read(file: Path, count: int) -> np.ndarray | None:
 
 def write(file: Path, labels: np.ndarray) -> None:
     """Writes labels, atomically; does nothing where some are unknown (-1), or there is no place."""
-    if (labels < 0).any():
-        return
-    part = file.with_name(f"{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as out:
-            np.save(out, labels.astype(np.int32))
-        os.replace(part, file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+    if not (labels < 0).any():
+        write_file(file, lambda out: np.save(out, labels.astype(np.int32)))

@@ -14,16 +14,12 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from inception_jax.data import file_index
-from inception_jax.data.names import printable
-from inception_jax.errors import UserError
 
 LENGTH = struct.Struct("<I")
 """Before each value."""
@@ -31,8 +27,6 @@ LENGTH = struct.Struct("<I")
 _HEADER_BYTES = (256, 1 << 16)  # of a page, in which there may be the smallest and largest value
 _DATA_PAGE, _DATA_PAGE_V2 = 0, 3
 _PLAIN = 0
-_THREADS = 16  # of waiting for a disk or a network, mostly
-_MANY_BYTES = 1 << 30  # files of so many bytes take so long to index that a line says so
 
 
 def load(files: Sequence[str], metadata: Sequence[Any], column: str) -> list[np.ndarray | None]:
@@ -53,29 +47,19 @@ def load(files: Sequence[str], metadata: Sequence[Any], column: str) -> list[np.
     about = dict(zip(files, metadata, strict=True))
     usable = [file for file in files if _lie_as_they_are(about[file], column)]
     variant = f".{hashlib.sha256(column.encode()).hexdigest()[:8]}"
-    try:
-        found = {file: _read(file, variant, about[file].num_rows) for file in usable}
-        missing = [file for file in usable if found[file] is None]
-        if sum(os.path.getsize(file) for file in missing) > _MANY_BYTES:
-            print(f"finding the images in {len(missing):,} Parquet files, once", file=sys.stderr)
-
-        def make(file: str) -> file_index.Arrays:
-            return file_index.build(file, lambda path: _find_values(path, about[file], column), variant)
-
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found |= dict(zip(missing, pool.map(make, missing), strict=True))
-    except OSError as error:
-        raise UserError(f"{printable(str(error.filename))}: {error.strerror or error}") from None
+    found = file_index.load(
+        usable,
+        lambda file, arrays, size: _is_valid(arrays, size, about[file].num_rows),
+        lambda file: _find_values(file, about[file], column),
+        "the images in {} Parquet files",
+        variant,
+    )
     return [
         np.stack([index["offsets"], index["sizes"]])
         if (index := found.get(file)) is not None and len(index["offsets"]) == about[file].num_rows
         else None
         for file in files
     ]
-
-
-def _read(file: str, variant: str, rows: int) -> file_index.Arrays | None:
-    return file_index.read(file, lambda arrays, size: _is_valid(arrays, size, rows), variant)
 
 
 def _lie_as_they_are(metadata: Any, column: str) -> bool:

@@ -6,15 +6,12 @@ It is made from the headers once, checked to the end of the tar, and kept (`file
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,8 +24,6 @@ from inception_jax.errors import UserError
 
 MAX_LABELS = 1_000_000
 _VERSION = 2  # 1 accepted tars that are cut or damaged at a header
-_MANY_BYTES = 1 << 30  # tars of so many bytes take so long to index that a line says so
-_THREADS = 8
 _MOST_BYTES = 1 << 20  # of a .cls or .json
 _END = 2 * tarfile.BLOCKSIZE  # two blocks of zeros
 _MOST_SUFFIXES = 8  # in a message
@@ -59,25 +54,19 @@ def load(
     keys = json.dumps([_VERSION, image_key, label_key, *kind]).encode()
     variant = "" if image_key is label_key is None and not kind else f".{hashlib.sha256(keys).hexdigest()[:8]}"
     field = np.frombuffer(keys, np.uint8)
-    is_valid = functools.partial(_is_valid, field)
+
+    def is_valid(file: str, arrays: file_index.Arrays, size: int) -> bool:
+        del file
+        return _is_valid(field, arrays, size)
 
     def make(file: str) -> file_index.Arrays:
         arrays = {"field": field, **_find_examples(file, image_key, label_key, several, labelled)}
-        if not is_valid(arrays, os.path.getsize(file)):
+        if not is_valid(file, arrays, os.path.getsize(file)):
             raise UserError(f"{printable(file)}: changed while it was read, or damaged; copy the tar again")
         return arrays
 
-    try:
-        found = {file: file_index.read(file, is_valid, variant) for file in files}
-        missing = [file for file, index in found.items() if index is None]
-        if sum(os.path.getsize(file) for file in missing) > _MANY_BYTES:
-            print(f"finding the images of {len(missing):,} tars, once", file=sys.stderr)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            made = pool.map(lambda file: file_index.build(file, make, variant), missing)
-            found |= dict(zip(missing, made, strict=True))
-    except OSError as error:
-        raise UserError(f"{printable(str(error.filename))}: {error.strerror or error}") from None
-    return [index for file in files if (index := found[file]) is not None]
+    found = file_index.load(files, is_valid, make, "the images of {} tars", variant)
+    return [found[file] for file in files]
 
 
 def _is_valid(field: np.ndarray, arrays: file_index.Arrays, size: int) -> bool:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -25,8 +23,6 @@ from inception_jax.errors import UserError
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 _OVERHEAD = _HEADER.size + _CHECKSUM.size
-_THREADS = 16  # of waiting for a disk or a network, mostly
-_MANY_BYTES = 1 << 30  # files of so many bytes take so long to index that a line says so
 _REMEDY = "copy the file again, or prepare the data set again"
 
 
@@ -42,21 +38,12 @@ def load_offsets(files: Sequence[str]) -> list[np.ndarray]:
     Raises:
       UserError: a file is missing, truncated or damaged.
     """
-    files = list(files)
-    try:
-        found = {file: file_index.read(file, _is_valid) for file in files}
-        missing = [file for file, index in found.items() if index is None]
-        if sum(os.path.getsize(file) for file in missing) > _MANY_BYTES:
-            print(f"finding the records of {len(missing):,} TFRecord files, once", file=sys.stderr)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            made = pool.map(lambda file: file_index.build(file, _find_records), missing)
-            found |= dict(zip(missing, made, strict=True))
-    except OSError as error:
-        raise UserError(f"{printable(str(error.filename))}: {error.strerror or error}") from None
-    return [index["offsets"] for file in files if (index := found[file]) is not None]
+    found = file_index.load(files, _is_valid, _find_records, "the records of {} TFRecord files")
+    return [found[file]["offsets"] for file in files]
 
 
-def _is_valid(arrays: file_index.Arrays, size: int) -> bool:
+def _is_valid(file: str, arrays: file_index.Arrays, size: int) -> bool:
+    del file
     offsets = arrays["offsets"]
     return bool(
         offsets.dtype == np.int64
