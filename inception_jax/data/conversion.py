@@ -6,7 +6,6 @@ TFDS's own `convert_format` reads TFRecord through TensorFlow; this needs none, 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -14,8 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from array_record.python.array_record_module import ArrayRecordWriter
-from tensorflow_datasets.core import naming, splits
+from tensorflow_datasets.core import splits
 from tensorflow_datasets.core.utils import shard_utils
 
 from inception_jax.data import prepared_sets, shards
@@ -62,7 +60,9 @@ def convert(name: str, data_dir: Path, output: Path, *, num_shards: int | None =
                 return folder
             digest = json.dumps([num_shards, {split: source.digest() for split, source in sources.items()}])
             shards.open_staging(staging, hashlib.sha256(digest.encode()).hexdigest(), False, progress)
-            _check_disk_space(staging, sources)
+            shards.check_disk_space(
+                staging, sum(os.path.getsize(file) for source in sources.values() for file in source.files)
+            )
             lengths = [
                 _convert_split(builder, split, source, staging, num_shards, progress)
                 for split, source in sources.items()
@@ -86,14 +86,6 @@ def _source(builder: tfds.core.DatasetBuilder, file_format: str, split: str) -> 
     return FORMATS[file_format](parts, "", "")
 
 
-def _check_disk_space(staging: Path, sources: dict[str, ExampleRecords]) -> None:
-    needed = sum(os.path.getsize(file) for source in sources.values() for file in source.files)
-    needed -= sum(file.stat().st_size for file in staging.iterdir())
-    free = shutil.disk_usage(staging).free
-    if needed > free:
-        raise UserError(f"{staging}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
-
-
 def _convert_split(
     builder: tfds.core.DatasetBuilder,
     split: str,
@@ -106,30 +98,14 @@ def _convert_split(
     count = len(source)
     wanted = num_shards or max(len(source.parts), math.ceil(count / shards.MAX_RECORDS_PER_SHARD))
     bounds = [0, *shard_utils.get_shard_boundaries(count, min(wanted, count))] if count else [0]
-    template = naming.ShardedFileTemplate(
-        dataset_name=builder.info.name, split=split, data_dir=staging, filetype_suffix="array_record"
+    return shards.write_split(
+        builder.info.name,
+        split,
+        staging,
+        bounds,
+        lambda start, stop: map(source.read_message, range(start, stop)),
+        progress,
     )
-    nbytes = 0
-    for shard, (start, stop) in enumerate(itertools.pairwise(bounds)):
-        path = Path(template.sharded_filepath(shard_index=shard, num_shards=len(bounds) - 1))
-        if not path.exists() or shards.num_records(path) != stop - start:
-            _write_shard(path, source, start, stop)
-        progress(f"{builder.info.name}, {split}", stop, count)
-        nbytes += path.stat().st_size
-    lengths = [stop - start for start, stop in itertools.pairwise(bounds)]
-    return splits.SplitInfo(name=split, shard_lengths=lengths, num_bytes=nbytes, filename_template=template)
-
-
-def _write_shard(path: Path, source: ExampleRecords, start: int, stop: int) -> None:
-    """Writes one shard under a temporary name, checks that it is complete, and renames it."""
-    temporary = path.with_name(f"{path.name}.part")
-    writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1")
-    for index in range(start, stop):
-        writer.write(source.read_message(index))
-    writer.close()
-    if shards.num_records(temporary) != stop - start:
-        raise UserError(f"{temporary}: incomplete after writing {stop - start} records; is the disk full?")
-    shards.rename_durably(temporary, path)
 
 
 def _write_info(builder: tfds.core.DatasetBuilder, staging: Path, lengths: list[splits.SplitInfo]) -> None:

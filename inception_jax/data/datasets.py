@@ -133,16 +133,31 @@ class Dataset:
         return f"{self.name} [{self.split}], {self.source.record_name(index)}"
 
 
-def load(
+def load(name: str, split: str, data_dir: str | None = None, **choices: Any) -> Dataset:
+    """Opens one split of a data set.
+
+    Args:
+      name: as in `load_splits`.
+      split: as in `load_splits`.
+      data_dir: as in `load_splits`.
+      **choices: the further arguments of `load_splits`.
+
+    Raises:
+      UserError: as `load_splits`.
+    """
+    return load_splits(name, [split], data_dir, **choices)[0]
+
+
+def load_splits(
     name: str,
-    split: str,
+    splits: Sequence[str],
     data_dir: str | None = None,
     class_names: str | None = None,
     image_key: str | None = None,
     label_key: str | None = None,
     labels: str = "single",
-) -> Dataset:
-    """Opens one split of a data set.
+) -> list[Dataset]:
+    """Opens several splits of a data set, for the price of one: class folders are listed once.
 
     Args:
       name: "digits" (embedded, nothing to prepare); "fashion_mnist", "imagenet2012" or any other data set that TFDS has
@@ -152,7 +167,7 @@ def load(
         (Parquet and Arrow files with images, see `huggingface_files.find`); "synthetic", "synthetic:CLASSES",
         "synthetic:CLASSES:SIDE" or "synthetic:CLASSES:SIDE:CHANNELS" (noise: 1000 classes, 256 pixels, 3 channels); or
         a name that was added.
-      split: a name, or TFDS's syntax for slices and sums: "train[:90%]", "train[5000:]", "train+test".
+      splits: each a name, or TFDS's syntax for slices and sums: "train[:90%]", "train[5000:]", "train+test".
       data_dir: folder of prepared data sets; see `prepared_sets.default_data_dir`.
       class_names: of class folders, lists, tars, and Parquet and Arrow files that do not name their classes: a file of
         their order and names (`class_files.read_class_file`).
@@ -168,39 +183,14 @@ def load(
       UserError: unknown name or split, or a data set that is not prepared; the message lists what exists, or gives the
         command to run.
     """
-    return load_splits(name, [split], data_dir, class_names, image_key, label_key, labels)[0]
-
-
-def load_splits(
-    name: str,
-    splits: Sequence[str],
-    data_dir: str | None = None,
-    class_names: str | None = None,
-    image_key: str | None = None,
-    label_key: str | None = None,
-    labels: str = "single",
-) -> list[Dataset]:
-    """Opens several splits of a data set, for the price of one: class folders are listed once.
-
-    Args:
-      name: as in `load`.
-      splits: as in `load`.
-      data_dir: as in `load`.
-      class_names: as in `load`.
-      image_key: as in `load`.
-      label_key: as in `load`.
-      labels: as in `load`.
-
-    Raises:
-      UserError: as `load`.
-    """
     if labels not in (*KINDS, NO_LABELS):
         raise UserError(f"labels = {labels!r}: {must_be_one_of(labels, (*KINDS, NO_LABELS))}")
     labelled = labels != NO_LABELS
     if not labelled:
         class_names = label_key = None
+    keys = prepared_features.Keys(image_key, label_key)
     try:
-        opened = _open_splits(name, splits, data_dir, class_names, image_key, label_key, labels == "multi", labelled)
+        opened = _open_splits(name, splits, data_dir, class_names, keys, labels == "multi", labelled)
     except UserError as error:
         kind, _, path = name.partition(":")
         is_other = (
@@ -220,106 +210,68 @@ def _open_splits(
     splits: Sequence[str],
     data_dir: str | None,
     class_names: str | None,
-    image_key: str | None,
-    label_key: str | None,
+    keys: prepared_features.Keys,
     several: bool,
     labelled: bool,
 ) -> list[Dataset]:
-    """`load_splits`.
-
-    Args:
-      name: as there.
-      splits: as there.
-      data_dir: as there.
-      class_names: as there.
-      image_key: as there.
-      label_key: as there.
-      several: whether examples have any number of labels.
-      labelled: whether labels are read.
-    """
-    kind, _, rest = name.partition(":")
-    if name not in _ADDED and kind in ("folder", "list", "webdataset") and not rest.strip():
+    """`load_splits`; whether examples have any number of labels, and whether labels are read."""
+    if name in _ADDED:
+        kind = rest = ""
+    else:
+        kind, _, rest = name.partition(":")
+    if kind in ("folder", "list", "webdataset") and not rest.strip():
         what = prepared_sets.KINDS_WITH_PATH[kind][0]
         raise UserError(f"data set {name!r}: {kind}:{what} is needed; is a variable of the shell unset?")
-    if name not in _ADDED and name.startswith(("list:", "webdataset:")) and label_key == COLUMNS and not several:
-        what = "column" if name.startswith("list:") else "field"
+    if kind in ("list", "webdataset") and keys.label == COLUMNS and not several:
+        what = "column" if kind == "list" else "field"
         raise UserError(
             f"{printable(name)}: config.data.label_key = '*': {what}s of classes are several labels per image; set "
             f"--config.data.labels=multi, or name the {what} of the label"
         )
-    if name not in _ADDED and name.startswith("list:"):
-        listed = list_files.scan(
-            name.partition(":")[2], class_names, image_key, label_key, several=several, labelled=labelled
-        )
-        return _from_folder(printable(name), splits, listed, labelled)
-    if name not in _ADDED and name.startswith("webdataset:"):
-        listed, tars = webdatasets.scan(
-            name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several, labelled=labelled
-        )
-        return _from_folder(printable(name), splits, listed, labelled, tars)
-    if name not in _ADDED and name.startswith("huggingface:"):
-        listed, tables = huggingface.scan(
-            name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several, labelled=labelled
-        )
-        return _from_folder(printable(name), splits, listed, labelled, tables)
-    keys = prepared_features.Keys(image_key, label_key)
-    if kind == "folder" and name not in _ADDED:
-        if storage.is_remote(rest):
-            keys.refuse(name)
-            _refuse_several(name, several)
-            found = folders.scan(rest, class_names, labelled=labelled)
-            return _from_folder(printable(name), splits, found, labelled)
-        path = Path(rest).expanduser()
-        if not (path / "dataset_info.json").is_file():
-            if versions := sorted(path.glob("*/dataset_info.json")):
-                raise UserError(
-                    f"{name}: the folder above a prepared data set; name its own: folder:{versions[-1].parent}"
-                )
-            keys.refuse(name)
-            _refuse_several(name, several)
-            found = folders.scan(path, class_names, labelled=labelled)
-            return _from_folder(printable(name), splits, found, labelled)
+    arguments = rest, class_names, keys.image, keys.label
+    if kind == "list":
+        found = list_files.scan(*arguments, several=several, labelled=labelled)
+        return _from_folder(printable(name), splits, found, labelled)
+    if kind == "webdataset":
+        found, tars = webdatasets.scan(*arguments, splits=splits, several=several, labelled=labelled)
+        return _from_folder(printable(name), splits, found, labelled, tars)
+    if kind == "huggingface" and ":" in name:
+        found, tables = huggingface.scan(*arguments, splits=splits, several=several, labelled=labelled)
+        return _from_folder(printable(name), splits, found, labelled, tables)
+    is_remote = storage.is_remote(rest)
+    path = Path(rest).expanduser() if kind == "folder" else Path()
+    if kind == "folder" and (is_remote or not (path / "dataset_info.json").is_file()):
+        if not is_remote and (versions := sorted(path.glob("*/dataset_info.json"))):
+            raise UserError(f"{name}: the folder above a prepared data set; name its own: folder:{versions[-1].parent}")
+        keys.refuse(name)
+        _refuse_several(name, several)
+        found = folders.scan(rest if is_remote else path, class_names, labelled=labelled)
+        return _from_folder(printable(name), splits, found, labelled)
     if class_names is not None:
         raise UserError(
             f"data.class_names = {class_names!r}: {name} has its own class names and order; only class folders "
             "(folder:PATH), lists (list:FILE), tars (webdataset:PATTERN) and files without named classes "
             "(huggingface:PATH) take them from a file"
         )
-    return [_load(name, kind, rest, split, data_dir, keys, several, labelled) for split in splits]
+    if name in _ADDED:
+        keys.refuse(name)
+        return [_added(name, split, several, labelled) for split in splits]
+    if name == "digits" or kind == "synthetic":
+        keys.refuse(name)
+        _refuse_several(name, several)
+        return [_digits(split) if name == "digits" else _synthetic(name, split, rest) for split in splits]
+
+    def open_builder() -> tfds.core.DatasetBuilder:
+        if kind == "folder":
+            return prepared_sets.load_tfds().builder_from_directory(path)
+        return prepared_sets.find_prepared(name, prepared_sets.default_data_dir(data_dir), [*_ADDED])
+
+    return [_prepared(name, split, keys, several, labelled, open_builder) for split in splits]
 
 
 def _refuse_several(name: str, several: bool) -> None:
     if several:
         raise UserError(f"config.data.labels = 'multi': {printable(name)} has one label per example; {NEEDED}")
-
-
-def _load(
-    name: str,
-    kind: str,
-    rest: str,
-    split: str,
-    data_dir: str | None,
-    keys: prepared_features.Keys,
-    several: bool,
-    labelled: bool,
-) -> Dataset:
-    if name in _ADDED or name == "digits" or kind == "synthetic":
-        keys.refuse(name)
-    if name in _ADDED:
-        return _added(name, split, several, labelled)
-    if name == "digits" or kind == "synthetic":
-        _refuse_several(name, several)
-    if name == "digits":
-        return _from_splits(name, split, digits.CLASS_NAMES, {s: _digits(s) for s in digits.NUM_EXAMPLES})
-    if kind == "synthetic":
-        return _synthetic(name, split, rest)
-    if kind == "folder":
-        path = Path(rest).expanduser()
-        return _prepared(
-            name, split, keys, several, labelled, lambda: prepared_sets.load_tfds().builder_from_directory(path)
-        )
-    root = prepared_sets.default_data_dir(data_dir)
-    return _prepared(name, split, keys, several, labelled, lambda: prepared_sets.find_prepared(name, root, [*_ADDED]))
 
 
 def _from_folder(
@@ -424,9 +376,12 @@ def _own_label_sets(name: str, labels: np.ndarray, shape: tuple[int, int]) -> La
     return LabelSets.from_table(labels)
 
 
-def _digits(split: str) -> MemoryRecords:
-    images, labels, _ = digits.load(split)
-    return MemoryRecords(np.repeat(images[..., None], 3, axis=-1), labels)
+def _digits(split: str) -> Dataset:
+    sources = {}
+    for own in digits.NUM_EXAMPLES:
+        images, labels, _ = digits.load(own)
+        sources[own] = MemoryRecords(np.repeat(images[..., None], 3, axis=-1), labels)
+    return _from_splits("digits", split, digits.CLASS_NAMES, sources)
 
 
 def _synthetic(name: str, split: str, sizes: str) -> Dataset:

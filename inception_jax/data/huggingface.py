@@ -160,8 +160,8 @@ def scan(
         in alphabetical order.
       image_key: column of the images; None: the only one.
       label_key: column of the labels; None: the only one with named classes, or else "label" or "labels".
-      splits: that will be used, as in `datasets.load`; the files of others are not read, but for those of training
-        where its labels are the classes. None: all.
+      splits: that will be used, as in `datasets.load_splits`; the files of others are not read, but for those of
+        training where its labels are the classes. None: all.
       several: whether the column has lists, of any number of labels.
       labelled: whether labels are read; False: there are no classes, and the images have none.
 

@@ -45,29 +45,19 @@ class TrainPipeline(PipelineBase):
         self,
         dataset: Dataset,
         *,
-        batch_size: int,
-        image_size: int,
         seed: int,
         augmentation: Mapping[str, Any] | images.Augmentation | images.CustomAugmentation | images.EvalCrop,
         policy: Policy | None = None,
         sampling: str = "uniform",
         decode: str = "exact",
-        process_index: int = 0,
-        process_count: int = 1,
-        threads: int | None = None,
-        workers: int | None = None,
-        prefetch: int = 2,
-        skip_corrupt: bool = False,
-        max_pixels: int = images.MAX_PIXELS,
-        channels: int = image_channels.COLOURS,
         cache_mb: int = 0,
+        workers: int | None = None,
+        **loading: Any,
     ):
         """Makes a pipeline; no more than one record is read yet.
 
         Args:
           dataset: to train on.
-          batch_size: examples per step over all processes; a multiple of `process_count`.
-          image_size: height and width of the images in a batch, in pixels.
           seed: of the order and of the augmentation, 0 to 2**32 - 1.
           augmentation: an `images.Augmentation` or its fields; a user's own; an `images.EvalCrop` to train on the
             center crop.
@@ -76,17 +66,10 @@ class TrainPipeline(PipelineBase):
             (`BalancedOrder`), which needs one label per example.
           decode: "scaled": large JPEGs are decoded at a fraction of their size, see `images.decode_and_augment`; only
             with the rule "area_aspect".
-          process_index: which contiguous block of each batch this process makes.
-          process_count: processes that each make a block of each batch.
-          threads: decoding threads, per process or per worker; None: min(8, cores), 4 in workers.
-          workers: decoding processes; 0: none, the threads are this process's; None: `pipeline_base.default_workers`.
-          prefetch: finished batches that the data loader holds ahead of the consumer, at least.
-          skip_corrupt: for a record that cannot be read or decoded, or has no label. False: it raises. True: its row is
-            black, with label 0 and mask False, and one line on standard error names it, once in each process.
-          max_pixels: the largest image that is decoded, height times width.
-          channels: of the network's input; see `channels.fit`.
           cache_mb: decoded images that are kept in memory, in 1,000,000 bytes; 0: none. The batches are the same.
             Not with worker processes, which share no memory, with `decode="scaled"`, nor for data that is in memory.
+          workers: as in `PipelineBase`.
+          **loading: the further arguments of `PipelineBase`.
 
         Raises:
           UserError: a value out of range, named.
@@ -94,30 +77,18 @@ class TrainPipeline(PipelineBase):
         if check_whole("cache_mb", cache_mb, 0):
             workers = check_cache(cache_mb, dataset, workers, decode)
             self._cache = ImageCache(cache_mb)
-        super().__init__(
-            dataset,
-            batch_size=batch_size,
-            image_size=image_size,
-            process_index=process_index,
-            process_count=process_count,
-            threads=threads,
-            workers=workers,
-            prefetch=prefetch,
-            skip_corrupt=skip_corrupt,
-            max_pixels=max_pixels,
-            channels=channels,
-        )
+        super().__init__(dataset, workers=workers, **loading)
         self.augmentation: images.Augmentation | images.CustomAugmentation | images.EvalCrop
         if isinstance(augmentation, images.EvalCrop | images.CustomAugmentation):
             self.augmentation = augmentation
         else:
             self.augmentation = images.from_fields(images.Augmentation, augmentation, "augmentation")
-            self.augmentation.check_size(image_size)
+            self.augmentation.check_size(self.image_size)
         self.policy = policy
-        if policy and channels != image_channels.COLOURS:
+        if policy and self.channels != image_channels.COLOURS:
             raise UserError(
                 f"config.augmentation.policy = {policy.method!r}: it is defined for colours; with "
-                f"config.model.in_channels = {channels} leave it 'none'"
+                f"config.model.in_channels = {self.channels} leave it 'none'"
             )
         images.check_choice("data.decode", decode, ("exact", "scaled"))
         self._scaled = decode == "scaled"
@@ -125,9 +96,9 @@ class TrainPipeline(PipelineBase):
             raise UserError(
                 "data.decode: 'scaled' has no effect without augmentation.rule 'area_aspect'; leave it 'exact'"
             )
-        if self._scaled and channels != image_channels.COLOURS:
+        if self._scaled and self.channels != image_channels.COLOURS:
             raise UserError(
-                f"data.decode: 'scaled' is for colours; with model.in_channels = {channels} leave it 'exact'"
+                f"data.decode: 'scaled' is for colours; with model.in_channels = {self.channels} leave it 'exact'"
             )
         if self._scaled and dataset.source.in_memory:
             raise UserError(
@@ -220,52 +191,22 @@ class EvalPipeline(PipelineBase):
         self,
         dataset: Dataset,
         *,
-        batch_size: int,
-        image_size: int,
         crop: Mapping[str, Any] | images.EvalCrop = images.CENTER_CROP,
         protocol: Protocol = SINGLE,
-        process_index: int = 0,
-        process_count: int = 1,
-        threads: int | None = None,
-        workers: int | None = None,
-        prefetch: int = 2,
-        skip_corrupt: bool = False,
-        max_pixels: int = images.MAX_PIXELS,
-        channels: int = image_channels.COLOURS,
+        **loading: Any,
     ):
         """Makes a pipeline; no more than one record is read yet.
 
         Args:
           dataset: to evaluate on.
-          batch_size: examples per batch over all processes; a multiple of `process_count`.
-          image_size: height and width of the images in a batch, in pixels.
           crop: an `images.EvalCrop` or its fields.
           protocol: which crops of an image are classified.
-          process_index: as in `TrainPipeline`.
-          process_count: as in `TrainPipeline`.
-          threads: as in `TrainPipeline`.
-          workers: as in `TrainPipeline`.
-          prefetch: as in `TrainPipeline`.
-          skip_corrupt: as in `TrainPipeline`.
-          max_pixels: as in `TrainPipeline`.
-          channels: as in `TrainPipeline`.
+          **loading: the further arguments of `PipelineBase`.
 
         Raises:
           UserError: a value out of range, named.
         """
-        super().__init__(
-            dataset,
-            batch_size=batch_size,
-            image_size=image_size,
-            process_index=process_index,
-            process_count=process_count,
-            threads=threads,
-            workers=workers,
-            prefetch=prefetch,
-            skip_corrupt=skip_corrupt,
-            max_pixels=max_pixels,
-            channels=channels,
-        )
+        super().__init__(dataset, **loading)
         self.crop = images.from_fields(images.EvalCrop, crop, "crop")
         self.protocol = protocol
 

@@ -33,7 +33,7 @@ def default_workers(dataset: Dataset) -> int:
 
 
 class PipelineBase:
-    """The base of `TrainPipeline` and `EvalPipeline`, which have the documentation of its arguments."""
+    """The base of `TrainPipeline` and `EvalPipeline`."""
 
     _cache: ImageCache | None = None
 
@@ -52,6 +52,25 @@ class PipelineBase:
         max_pixels: int = images.MAX_PIXELS,
         channels: int = image_channels.COLOURS,
     ):
+        """Makes a pipeline; no more than one record is read yet.
+
+        Args:
+          dataset: to train or to evaluate on.
+          batch_size: examples per batch over all processes; a multiple of `process_count`.
+          image_size: height and width of the images in a batch, in pixels.
+          process_index: which contiguous block of each batch this process makes.
+          process_count: processes that each make a block of each batch.
+          threads: decoding threads, per process or per worker; None: min(8, cores), 4 in workers.
+          workers: decoding processes; 0: none, the threads are this process's; None: `default_workers`.
+          prefetch: finished batches that the data loader holds ahead of the consumer, at least.
+          skip_corrupt: for a record that cannot be read or decoded, or has no label. False: it raises. True: its row is
+            black, with label 0 and mask False, and one line on standard error names it, once in each process.
+          max_pixels: the largest image that is decoded, height times width.
+          channels: of the network's input; see `channels.fit`.
+
+        Raises:
+          UserError: a value out of range, named.
+        """
         check_whole("batch_size", batch_size, 1)
         check_whole("image_size", image_size, 1)
         check_whole("prefetch", prefetch, 1)

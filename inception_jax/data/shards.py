@@ -11,11 +11,12 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,6 @@ class _SplitPlan:
     examples: Examples
     order: list[int]
     bounds: list[int]
-
-    @property
-    def num_shards(self) -> int:
-        return len(self.bounds) - 1
 
 
 def write(
@@ -102,7 +99,9 @@ def write(
             if full_check and not state.get("verified"):
                 builder.verify(lambda done, total: progress("checksums", done, total))
                 write_json(staging / "plan.json", {**state, "verified": True})
-            _check_disk_space(staging, parts)
+            check_disk_space(
+                staging, sum(sum(part.examples.sizes) + len(part.order) * _RECORD_OVERHEAD for part in parts)
+            )
             limit = max_pixels if full_check else None
             lengths = [_write_split(builder, part, staging, limit, threads, progress) for part in parts]
             _write_info(builder, staging, lengths)
@@ -190,12 +189,63 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     rename_durably(temporary, path)
 
 
-def _check_disk_space(staging: Path, parts: list[_SplitPlan]) -> None:
-    needed = sum(sum(part.examples.sizes) + len(part.order) * _RECORD_OVERHEAD for part in parts)
-    needed -= sum(file.stat().st_size for file in staging.iterdir())
+def check_disk_space(staging: Path, nbytes: int) -> None:
+    """Raises `UserError` where a data set of so many bytes, about, does not fit beside what is written already."""
+    needed = nbytes - sum(file.stat().st_size for file in staging.iterdir())
     free = shutil.disk_usage(staging).free
     if needed > free:
         raise UserError(f"{staging}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+
+
+def write_split(
+    name: str,
+    split: str,
+    staging: Path,
+    bounds: list[int],
+    read: Callable[[int, int], Iterable[bytes]],
+    progress: ProgressLine,
+) -> splits.SplitInfo:
+    """Writes the shards of a split that are missing.
+
+    Args:
+      name: of the data set.
+      split: its name.
+      staging: the folder.
+      bounds: shard `s` has the records from `bounds[s]` up to `bounds[s + 1]`.
+      read: returns the records from the first number up to the second.
+      progress: is told.
+
+    Returns:
+      TFDS's description of the split.
+
+    Raises:
+      UserError: a shard is incomplete after writing it, or as `read`.
+    """
+    template = naming.ShardedFileTemplate(
+        dataset_name=name, split=split, data_dir=staging, filetype_suffix="array_record"
+    )
+    counts = [stop - start for start, stop in itertools.pairwise(bounds)]
+    nbytes = 0
+    for shard, count in enumerate(counts):
+        path = Path(template.sharded_filepath(shard_index=shard, num_shards=len(counts)))
+        start, stop = bounds[shard], bounds[shard + 1]
+        if not path.exists() or num_records(path) != count:
+            _write_shard(path, read(start, stop), count)
+        progress(f"{name}, {split}", stop, bounds[-1])
+        nbytes += path.stat().st_size
+    return splits.SplitInfo(name=split, shard_lengths=counts, num_bytes=nbytes, filename_template=template)
+
+
+def _write_shard(path: Path, records: Iterable[bytes], count: int) -> None:
+    """Writes one shard under a temporary name, checks that it is complete, and renames it."""
+    temporary = path.with_name(f"{path.name}.part")
+    writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    if (found := num_records(temporary)) != count:
+        raise UserError(f"{temporary}: {found} records after writing {count}; is the disk full?")
+    rename_durably(temporary, path)
 
 
 def _write_split(
@@ -207,36 +257,6 @@ def _write_split(
     progress: ProgressLine,
 ) -> splits.SplitInfo:
     """Writes the shards of a split that are missing; `max_pixels`: None where no image is decoded."""
-    template = naming.ShardedFileTemplate(
-        dataset_name=builder.name, split=part.name, data_dir=staging, filetype_suffix="array_record"
-    )
-    nbytes, counts = 0, []
-    with ThreadPoolExecutor(threads) as pool:
-        for shard in range(part.num_shards):
-            path = Path(template.sharded_filepath(shard_index=shard, num_shards=part.num_shards))
-            numbers = part.order[part.bounds[shard] : part.bounds[shard + 1]]
-
-            def advance(done: int, start: int = part.bounds[shard]) -> None:
-                progress(f"{builder.name}, {part.name}", start + done, len(part.order))
-
-            if not path.exists() or num_records(path) != len(numbers):
-                _write_shard(builder, part, numbers, path, max_pixels, pool, advance)
-            advance(len(numbers))
-            nbytes += path.stat().st_size
-            counts.append(len(numbers))
-    return splits.SplitInfo(name=part.name, shard_lengths=counts, num_bytes=nbytes, filename_template=template)
-
-
-def _write_shard(
-    builder: SourceBuilder,
-    part: _SplitPlan,
-    numbers: list[int],
-    path: Path,
-    max_pixels: int | None,
-    pool: ThreadPoolExecutor,
-    advance: Callable[[int], None],
-) -> None:
-    """Writes one shard under a temporary name, checks that it is complete, and renames it."""
     serializer = example_serializer.ExampleSerializer(builder.info.features.get_serialized_info())
 
     def record(number: int) -> bytes:
@@ -245,23 +265,18 @@ def _write_shard(
             images.decode(encoded["image"], f"{builder.name}, {part.name}, {part.examples.keys[number]}", max_pixels)
         return serializer.serialize_example(encoded)
 
-    offsets = part.examples.offsets
-    reading = numbers if offsets is None else sorted(numbers, key=offsets.__getitem__)  # sequential reads
-    records = {}
-    for number, content in zip(reading, pool.map(record, reading), strict=True):
-        records[number] = content
-        if len(records) < len(numbers):
-            advance(len(records))
-    temporary = path.with_name(f"{path.name}.part")
-    writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1")
-    for number in numbers:
-        writer.write(records[number])
-    writer.close()
-    if num_records(temporary) != len(numbers):
-        raise UserError(
-            f"{temporary}: {num_records(temporary)} records after writing {len(numbers)}; is the disk full?"
-        )
-    rename_durably(temporary, path)
+    def read(start: int, stop: int) -> list[bytes]:
+        numbers, offsets = part.order[start:stop], part.examples.offsets
+        reading = numbers if offsets is None else sorted(numbers, key=offsets.__getitem__)  # sequential reads
+        records = {}
+        for number, content in zip(reading, pool.map(record, reading), strict=True):
+            records[number] = content
+            if len(records) < len(numbers):
+                progress(f"{builder.name}, {part.name}", start + len(records), len(part.order))
+        return [records[number] for number in numbers]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return write_split(builder.name, part.name, staging, part.bounds, read, progress)
 
 
 def num_records(path: Path) -> int:

@@ -88,8 +88,8 @@ def scan(
       image_key: suffix of the image members, where an example has several, such as "left.jpg"; None: any image.
       label_key: field of the `.json` members that has the label; None: `.cls`, or else "label" of `.json`. With
         `several` also `label_sets.COLUMNS`: each bool of a `.json` is a class.
-      splits: that will be used, as in `datasets.load`; the tars of others are not read, but for those of training where
-        the classes are known by its labels. None: all.
+      splits: that will be used, as in `datasets.load_splits`; the tars of others are not read, but for those of
+        training where the classes are known by its labels. None: all.
       several: whether the field of `.json` has any number of labels: a list of integers, or a dict of 0 and 1 (or
         bools), one for each class, whose keys are the classes, sorted.
       labelled: whether labels are read; False: there are no classes, and the images have none.
