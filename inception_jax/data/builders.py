@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from inception_jax.data import digits, folder_account, folders, huggingface, raw_files
+from inception_jax.data.label_sets import Wanted
 from inception_jax.data.names import nearest_entry, printable
 from inception_jax.data.stored_size import StoredSize
 from inception_jax.errors import UserError
@@ -379,7 +380,7 @@ class HuggingFace(SourceBuilder, skip_registration=True):  # type: ignore[call-a
         """
         self.name, self._several = name, several
         file = None if class_names is None else os.fspath(class_names)
-        found, sources = huggingface.scan(source, file, image_key, label_key, several=several)
+        found, sources = huggingface.scan(source, file, Wanted(image_key, label_key, several))
         for line in folder_account.format_account(found):
             if "prepare huggingface" not in line:  # which this is
                 print(line, file=sys.stderr)

@@ -26,7 +26,7 @@ from inception_jax.data import (
     webdatasets,
 )
 from inception_jax.data.example_records import FORMATS, FileInstruction
-from inception_jax.data.label_sets import COLUMNS, KINDS, NEEDED, NO_LABELS, LabelSets
+from inception_jax.data.label_sets import COLUMNS, KINDS, NO_LABELS, LabelSets, Wanted
 from inception_jax.data.names import printable
 from inception_jax.data.records import (
     ConcatenatedRecords,
@@ -188,9 +188,9 @@ def load_splits(
     labelled = labels != NO_LABELS
     if not labelled:
         class_names = label_key = None
-    keys = prepared_features.Keys(image_key, label_key)
+    wanted = Wanted(image_key, label_key, labels == "multi", labelled)
     try:
-        opened = _open_splits(name, splits, data_dir, class_names, keys, labels == "multi", labelled)
+        opened = _open_splits(name, splits, data_dir, class_names, wanted)
     except UserError as error:
         kind, _, path = name.partition(":")
         is_other = (
@@ -206,15 +206,8 @@ def load_splits(
 
 
 def _open_splits(
-    name: str,
-    splits: Sequence[str],
-    data_dir: str | None,
-    class_names: str | None,
-    keys: prepared_features.Keys,
-    several: bool,
-    labelled: bool,
+    name: str, splits: Sequence[str], data_dir: str | None, class_names: str | None, wanted: Wanted
 ) -> list[Dataset]:
-    """`load_splits`; whether examples have any number of labels, and whether labels are read."""
     if name in _ADDED:
         kind = rest = ""
     else:
@@ -222,31 +215,30 @@ def _open_splits(
     if kind in ("folder", "list", "webdataset") and not rest.strip():
         what = prepared_sets.KINDS_WITH_PATH[kind][0]
         raise UserError(f"data set {name!r}: {kind}:{what} is needed; is a variable of the shell unset?")
-    if kind in ("list", "webdataset") and keys.label == COLUMNS and not several:
+    if kind in ("list", "webdataset") and wanted.label_key == COLUMNS and not wanted.several:
         what = "column" if kind == "list" else "field"
         raise UserError(
             f"{printable(name)}: config.data.label_key = '*': {what}s of classes are several labels per image; set "
             f"--config.data.labels=multi, or name the {what} of the label"
         )
-    arguments = rest, class_names, keys.image, keys.label
     if kind == "list":
-        found = list_files.scan(*arguments, several=several, labelled=labelled)
-        return _from_folder(printable(name), splits, found, labelled)
+        found = list_files.scan(rest, class_names, wanted)
+        return _from_folder(printable(name), splits, found, wanted.labelled)
     if kind == "webdataset":
-        found, tars = webdatasets.scan(*arguments, splits=splits, several=several, labelled=labelled)
-        return _from_folder(printable(name), splits, found, labelled, tars)
+        found, tars = webdatasets.scan(rest, class_names, wanted, splits)
+        return _from_folder(printable(name), splits, found, wanted.labelled, tars)
     if kind == "huggingface" and ":" in name:
-        found, tables = huggingface.scan(*arguments, splits=splits, several=several, labelled=labelled)
-        return _from_folder(printable(name), splits, found, labelled, tables)
+        found, tables = huggingface.scan(rest, class_names, wanted, splits)
+        return _from_folder(printable(name), splits, found, wanted.labelled, tables)
     is_remote = storage.is_remote(rest)
     path = Path(rest).expanduser() if kind == "folder" else Path()
     if kind == "folder" and (is_remote or not (path / "dataset_info.json").is_file()):
         if not is_remote and (versions := sorted(path.glob("*/dataset_info.json"))):
             raise UserError(f"{name}: the folder above a prepared data set; name its own: folder:{versions[-1].parent}")
-        keys.refuse(name)
-        _refuse_several(name, several)
-        found = folders.scan(rest if is_remote else path, class_names, labelled=labelled)
-        return _from_folder(printable(name), splits, found, labelled)
+        wanted.refuse_keys(name)
+        wanted.refuse_several(name)
+        found = folders.scan(rest if is_remote else path, class_names, labelled=wanted.labelled)
+        return _from_folder(printable(name), splits, found, wanted.labelled)
     if class_names is not None:
         raise UserError(
             f"data.class_names = {class_names!r}: {name} has its own class names and order; only class folders "
@@ -254,11 +246,11 @@ def _open_splits(
             "(huggingface:PATH) take them from a file"
         )
     if name in _ADDED:
-        keys.refuse(name)
-        return [_added(name, split, several, labelled) for split in splits]
+        wanted.refuse_keys(name)
+        return [_added(name, split, wanted) for split in splits]
     if name == "digits" or kind == "synthetic":
-        keys.refuse(name)
-        _refuse_several(name, several)
+        wanted.refuse_keys(name)
+        wanted.refuse_several(name)
         return [_digits(split) if name == "digits" else _synthetic(name, split, rest) for split in splits]
 
     def open_builder() -> tfds.core.DatasetBuilder:
@@ -266,12 +258,7 @@ def _open_splits(
             return prepared_sets.load_tfds().builder_from_directory(path)
         return prepared_sets.find_prepared(name, prepared_sets.default_data_dir(data_dir), [*_ADDED])
 
-    return [_prepared(name, split, keys, several, labelled, open_builder) for split in splits]
-
-
-def _refuse_several(name: str, several: bool) -> None:
-    if several:
-        raise UserError(f"config.data.labels = 'multi': {printable(name)} has one label per example; {NEEDED}")
+    return [_prepared(name, split, wanted, open_builder) for split in splits]
 
 
 def _from_folder(
@@ -310,7 +297,7 @@ def add(name: str, splits: Callable[[], Mapping[str, Any]], class_names: list[st
     _ADDED[name] = splits, class_names
 
 
-def _added(name: str, split: str, several: bool, labelled: bool) -> Dataset:
+def _added(name: str, split: str, wanted: Wanted) -> Dataset:
     load_data, class_names = _ADDED[name]
     try:
         splits = dict(load_data())
@@ -318,19 +305,17 @@ def _added(name: str, split: str, several: bool, labelled: bool) -> Dataset:
         raise
     except Exception as error:  # whatever a user's function raises
         raise UserError(f"data set {name!r}: {type(error).__name__}: {error}") from error
-    sources = {
-        key: _own_source(f"{name} [{key}]", data, len(class_names), several, labelled) for key, data in splits.items()
-    }
+    sources = {key: _own_source(f"{name} [{key}]", data, len(class_names), wanted) for key, data in splits.items()}
     return _not_empty(_from_splits(name, split, class_names, sources))
 
 
-def _own_source(name: str, data: Any, num_classes: int, several: bool, labelled: bool) -> RecordSource:
+def _own_source(name: str, data: Any, num_classes: int, wanted: Wanted) -> RecordSource:
     """The source of a split that was added, from arrays or from an object with a length and items; checks both."""
     if not isinstance(data, tuple):
         if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
             raise UserError(f"{name}: {type(data).__name__}; (images, labels), or an object with a length and items")
-        return OwnRecords(name, data, num_classes if several else None, labelled)
-    if not labelled:
+        return OwnRecords(name, data, num_classes if wanted.several else None, wanted.labelled)
+    if not wanted.labelled:
         data = data[0], np.full(np.shape(data[0])[:1], -1)
     if len(data) != 2:
         raise UserError(f"{name}: a tuple of {len(data)}; (images, labels) is needed")
@@ -342,9 +327,9 @@ def _own_source(name: str, data: Any, num_classes: int, several: bool, labelled:
             f"{name}: images {images.dtype}{list(images.shape)}; uint8 [n, height, width, channels], or [n, height, "
             "width] of grey ones, is needed"
         )
-    if not labelled:
+    if not wanted.labelled:
         return MemoryRecords(images, labels)
-    if several:
+    if wanted.several:
         return MemoryRecords(images, _own_label_sets(name, labels, (len(images), num_classes)))
     if labels.ndim == 2 and labels.shape == (len(images), num_classes):
         raise UserError(
@@ -361,7 +346,7 @@ def _own_source(name: str, data: Any, num_classes: int, several: bool, labelled:
 def _own_label_sets(name: str, labels: np.ndarray, shape: tuple[int, int]) -> LabelSets:
     """The labels of arrays, [n, classes] of 0 and 1; checks them."""
     if labels.ndim == 1:
-        _refuse_several(name, True)
+        Wanted(several=True).refuse_several(name)
     if labels.shape != shape or not (labels.dtype == bool or np.issubdtype(labels.dtype, np.number)):
         raise UserError(
             f"{name}: labels {labels.dtype}{list(labels.shape)}; with config.data.labels = 'multi' 0 and 1 "
@@ -490,14 +475,7 @@ def _not_empty(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _prepared(
-    name: str,
-    split: str,
-    keys: prepared_features.Keys,
-    several: bool,
-    labelled: bool,
-    open_builder: Callable[[], tfds.core.DatasetBuilder],
-) -> Dataset:
+def _prepared(name: str, split: str, wanted: Wanted, open_builder: Callable[[], tfds.core.DatasetBuilder]) -> Dataset:
     """A split of a data set that is prepared on disk."""
     try:
         builder = open_builder()
@@ -506,11 +484,11 @@ def _prepared(
     except Exception as error:  # whatever TFDS's parsers raise
         raise UserError(f"data set {name!r}: cannot be opened ({type(error).__name__}: {error})") from None
     file_format = prepared_sets.choose_format(builder, list(FORMATS))
-    if labelled:
-        image_key, label_key, class_names = prepared_features.read_features(name, builder.info, keys, several)
+    if wanted.labelled:
+        image_key, label_key, class_names = prepared_features.read_features(name, builder.info, wanted)
         form = prepared_features.label_form(builder.info, label_key)
     else:
-        image_key, label_key, class_names = prepared_features.image_feature(name, builder.info, keys), None, []
+        image_key, label_key, class_names = prepared_features.image_feature(name, builder.info, wanted), None, []
         form = None
     infos = dict(builder.info.splits.items())
     ranges = _ranges(_read_split(name, split, infos), infos)

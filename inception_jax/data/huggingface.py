@@ -20,7 +20,7 @@ from inception_jax.data.class_files import integer_classes, read_class_file
 from inception_jax.data.folder_files import LeftOut
 from inception_jax.data.folders import FolderScan, FolderSplit
 from inception_jax.data.imports import import_module
-from inception_jax.data.label_sets import LabelSets, digest_parts, label_of
+from inception_jax.data.label_sets import LabelSets, Wanted, digest_parts, label_of
 from inception_jax.data.names import PackedNames, printable
 from inception_jax.data.records import sha256
 from inception_jax.data.tables import KEPT_BYTES, ParquetTables, Tables, holds_bytes, open_tables
@@ -106,23 +106,17 @@ class _Columns:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Wanted:
-    """What is asked for.
+class _Asked:
+    """What is asked of a data set.
 
     Attributes:
       name: of the data set, for messages.
-      image_key: as in `scan`.
-      label_key: as in `scan`.
-      several: as in `scan`.
-      labelled: as in `scan`.
+      wanted: as in `scan`.
       class_names: {column: its classes}, where they are named beside the files.
     """
 
     name: str
-    image_key: str | None
-    label_key: str | None
-    several: bool
-    labelled: bool
+    wanted: Wanted
     class_names: Mapping[str, list[str]]
 
 
@@ -143,13 +137,9 @@ class _Labels:
 
 def scan(
     name: str,
-    classes_file: str | None = None,
-    image_key: str | None = None,
-    label_key: str | None = None,
-    *,
+    classes_file: str | None,
+    wanted: Wanted,
     splits: Sequence[str] | None = None,
-    several: bool = False,
-    labelled: bool = True,
 ) -> tuple[FolderScan, dict[str, TableRecords]]:
     """Finds the files of a data set and reads its labels.
 
@@ -158,12 +148,10 @@ def scan(
       classes_file: the classes in the order of the labels, where the data set does not name them, see
         `class_files.read_class_file`; None: integers are the classes 0, 1, … up to the largest of training; texts are
         in alphabetical order.
-      image_key: column of the images; None: the only one.
-      label_key: column of the labels; None: the only one with named classes, or else "label" or "labels".
+      wanted: `image_key` is the column of the images; None: the only one. `label_key` is that of the labels; None: the
+        only one with named classes, or else "label" or "labels". Several labels are in lists.
       splits: that will be used, as in `datasets.load_splits`; the files of others are not read, but for those of
         training where its labels are the classes. None: all.
-      several: whether the column has lists, of any number of labels.
-      labelled: whether labels are read; False: there are no classes, and the images have none.
 
     Returns:
       The names of the classes and the labels of the splits, as of a folder; and the sources of the splits, train first,
@@ -178,14 +166,14 @@ def scan(
     reference = split_names.training(found.splits)
     mentioned = split_names.mentioned(splits, found.splits) if splits else set()
     used = [split for split in found.splits if split in (mentioned or found.splits)]
-    wanted = _Wanted(full, image_key, label_key, several, labelled, found.class_names)
+    asked = _Asked(full, wanted, found.class_names)
     read: dict[str, _Split | str] = {}
     columns: _Columns | None = None
 
     def read_more(more: Iterable[str]) -> None:
         nonlocal columns
         for split in more:
-            read[split] = own = _read_split(wanted, found.splits[split], columns)
+            read[split] = own = _read_split(asked, found.splits[split], columns)
             columns = columns if isinstance(own, str) else own.columns
 
     read_more(used)
@@ -193,7 +181,7 @@ def scan(
         raise UserError(next(problem for problem in read.values() if isinstance(problem, str)))
     if columns.class_names is not None and classes_file is not None:
         raise UserError(f"data.class_names = {classes_file!r}: {full} has its own class names and order; leave it out")
-    if columns.class_names is None and classes_file is None and labelled:
+    if columns.class_names is None and classes_file is None and wanted.labelled:
         deciders = [reference] if reference is not None else [*found.splits]
         read_more(split for split in deciders if split not in read)
         for split in deciders:
@@ -203,7 +191,7 @@ def scan(
     deciding = [labels for labels in deciding if labels.values != [_NO_LABEL]]
     class_names: list[str] = []
     classes: dict[Any, int] = {}
-    if labelled:
+    if wanted.labelled:
         class_names, classes = _classes(full, deciding, columns.class_names, classes_file)
     sources, parts = {}, {}
     notes = [*found.notes]
@@ -236,26 +224,26 @@ class _Split:
     labels: _Labels
 
 
-def _read_split(wanted: _Wanted, files: huggingface_files.SplitTables, before: _Columns | None) -> _Split | str:
+def _read_split(asked: _Asked, files: huggingface_files.SplitTables, before: _Columns | None) -> _Split | str:
     """Reads the labels of a split whose columns are those of the split before it, or returns why it cannot be used."""
     if files.problem:
         return files.problem
     try:
         tables = open_tables(files.files)
-        columns = _choose_columns(wanted, tables, before)
+        columns = _choose_columns(asked, tables, before)
         if columns.label is None:
             nothing = np.zeros(0, np.int64)
             return _Split(tables, columns, _Labels([], nothing, np.zeros(sum(tables.counts), np.int64)))
-        return _Split(tables, columns, _read_labels(tables, columns.label, wanted.several))
+        return _Split(tables, columns, _read_labels(tables, columns.label, asked.wanted.several))
     except UserError as error:
         return str(error)
 
 
-def _choose_columns(wanted: _Wanted, tables: Tables, before: _Columns | None) -> _Columns:
+def _choose_columns(asked: _Asked, tables: Tables, before: _Columns | None) -> _Columns:
     """The columns of a split's files; `before`: of the split before it, which must be the same."""
     found = before
     for file in range(len(tables.files)):
-        own = _columns_of(wanted, printable(tables.files[file]), tables.schema(file))
+        own = _columns_of(asked, printable(tables.files[file]), tables.schema(file))
         if found is not None and own != found:
             columns = f"columns {own.image!r} and {own.label!r}, or classes,"
             if own.label is None:
@@ -266,12 +254,12 @@ def _choose_columns(wanted: _Wanted, tables: Tables, before: _Columns | None) ->
             )
         found = own
     if found is None:
-        raise UserError(f"{wanted.name}: a split without files")
+        raise UserError(f"{asked.name}: a split without files")
     return found
 
 
-def _columns_of(wanted: _Wanted, file: str, schema: Any) -> _Columns:
-    where = f"{wanted.name}: {file}"
+def _columns_of(asked: _Asked, file: str, schema: Any) -> _Columns:
+    where = f"{asked.name}: {file}"
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -283,14 +271,14 @@ def _columns_of(wanted: _Wanted, file: str, schema: Any) -> _Columns:
         raise UserError(f"{where}: two columns {twice!r}; rename one")
     images = [name for name in fields if huggingface_features.type_of(features.get(name)) == "Image"]
     images = images or [name for name in fields if holds_bytes(fields[name])]
-    image = _choose(where, "image_key", "images", wanted.image_key, images, fields)
+    image = _choose(where, "image_key", "images", asked.wanted.image_key, images, fields)
     if not holds_bytes(fields[image]):
         of_images = ", ".join(map(repr, images)) or "none"
         raise UserError(
             f"{where}: column {image!r} has {fields[image]}; bytes of image files are needed, as in: {of_images}"
         )
-    named = {**huggingface_features.class_names(features), **wanted.class_names}
-    label = _label_column(wanted, where, named, fields, image) if wanted.labelled else None
+    named = {**huggingface_features.class_names(features), **asked.class_names}
+    label = _label_column(asked.wanted, where, named, fields, image) if asked.wanted.labelled else None
     for key in filter(None, (image, label)):  # a dot is between a column and its field
         if "." in key or any(name.startswith(f"{key}.") for name in fields):
             raise UserError(f"{where}: columns with a dot in their names beside {key!r}; rename them")
@@ -300,7 +288,7 @@ def _columns_of(wanted: _Wanted, file: str, schema: Any) -> _Columns:
     return _Columns(image, label, names)
 
 
-def _label_column(wanted: _Wanted, where: str, named: Collection[str], fields: Mapping[str, Any], image: str) -> str:
+def _label_column(wanted: Wanted, where: str, named: Collection[str], fields: Mapping[str, Any], image: str) -> str:
     """The column of the labels; `named`: the columns whose classes have names."""
     several, label_key = wanted.several, wanted.label_key
     kinds = [name for name in fields if _is_list(fields[name]) == several and name != image]

@@ -1,4 +1,4 @@
-"""`LabelSets`: the classes of each example where it has several, one or none (`data.labels=multi`)."""
+"""What is read of an example (`Wanted`), and its classes where it has several, one or none (`LabelSets`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from inception_jax.data.names import printable
 from inception_jax.errors import UserError
 
 KINDS = ("single", "multi")
@@ -25,6 +26,37 @@ NEEDED = (
     "prepared with a Sequence of ClassLabel, a Tensor of 0 and 1 or a dict of bools, and arrays that a recipe registers"
 )
 """The end of an error for data that has one label per example."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is read of each example; what the keys name depends on the kind of data set.
+
+    Attributes:
+      image_key: `data.image_key`, or None.
+      label_key: `data.label_key`, or None.
+      several: whether an example has any number of labels.
+      labelled: whether labels are read; False: there are no classes, and the examples have none.
+    """
+
+    image_key: str | None = None
+    label_key: str | None = None
+    several: bool = False
+    labelled: bool = True
+
+    def refuse_keys(self, name: str) -> None:
+        """Raises `UserError` where a key is chosen: the data set `name` has no features."""
+        for field, key in (("image_key", self.image_key), ("label_key", self.label_key)):
+            if key is not None:
+                raise UserError(
+                    f"data.{field} = {key!r}: {name} has one image and one label per example; only data sets "
+                    "that TFDS has prepared, lists and tars take it; leave it out"
+                )
+
+    def refuse_several(self, name: str) -> None:
+        """Raises `UserError` where several labels are wanted: an example of the data set `name` has one."""
+        if self.several:
+            raise UserError(f"config.data.labels = 'multi': {printable(name)} has one label per example; {NEEDED}")
 
 
 @dataclasses.dataclass(frozen=True)

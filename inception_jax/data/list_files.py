@@ -19,7 +19,7 @@ from inception_jax.data import split_names, storage
 from inception_jax.data.class_files import integer_classes, is_integer, read_class_file
 from inception_jax.data.folder_files import LeftOut
 from inception_jax.data.folders import FolderScan, FolderSplit
-from inception_jax.data.label_sets import COLUMNS, LabelSets, is_set
+from inception_jax.data.label_sets import COLUMNS, LabelSets, Wanted, is_set
 from inception_jax.data.names import PackedNames, nearest_entry, printable
 from inception_jax.data.tables import holds_bytes
 from inception_jax.errors import UserError, nearest, text_failure
@@ -38,15 +38,7 @@ BETWEEN = "|"
 Row = tuple[str, str, tuple[Any, ...], str]
 
 
-def scan(
-    file: str,
-    classes_file: str | None = None,
-    path_key: str | None = None,
-    label_key: str | None = None,
-    *,
-    several: bool = False,
-    labelled: bool = True,
-) -> FolderScan:
+def scan(file: str, classes_file: str | None, wanted: Wanted) -> FolderScan:
     """Reads a list, and asks the file system for the size of each image.
 
     Args:
@@ -54,10 +46,8 @@ def scan(
       classes_file: the classes in the order of the labels, see `class_files.read_class_file` and, of integer labels,
         `class_files.integer_classes`; None: integers are the classes 0, 1, … up to the largest of training; names are
         in alphabetical order.
-      path_key: column of the paths, absolute or relative to the list's folder; None: "path".
-      label_key: column of the labels, all integers or all names; None: "label". With `several` also `COLUMNS`.
-      several: whether an image has any number of labels.
-      labelled: whether labels are read; False: there are no classes, and the images have none.
+      wanted: `image_key` is the column of the paths, absolute or relative to the list's folder; None: "path".
+        `label_key` is that of the labels, all integers or all names; None: "label". With several labels also `COLUMNS`.
 
     Returns:
       The class names and the splits, each in the order of the list. Without a column "split" all is "train". A split
@@ -71,29 +61,28 @@ def scan(
         raise UserError(f"list:{file}: a list is read from a file system; mount the storage as one, or copy the list")
     name = printable(file)
     file = os.path.expanduser(file)
-    label_key = (label_key or "label") if labelled else None
-    rows, unused, columns = _read_rows(file, name, path_key or "path", label_key, several)
+    label_key = (wanted.label_key or "label") if wanted.labelled else None
+    rows, unused, columns = _read_rows(file, name, wanted.image_key or "path", label_key, wanted.several)
     if not rows:
         raise UserError(f"{name}: no rows; a row per image is needed")
     chosen: Mapping[str, str] | None = read_class_file(classes_file) if classes_file else None
     if not classes_file and columns:
         chosen = {column: column for column in columns}
-    if several and chosen is None:
+    if wanted.several and chosen is None:
         _refuse_other_separators(rows, name)
     train = split_names.training({row[3] for row in rows})
     class_names: list[str] = []
     labels_of: dict[str, int] = {}
-    if labelled:
+    if wanted.labelled:
         class_names, labels_of = _classes([row for row in rows if row[3] == (train or row[3])], chosen, name)
     folder = os.path.dirname(os.path.abspath(file))
     known = str(classes_file) if classes_file else f"{name} [{train or 'all splits'}]"
+    num_classes = len(class_names) if wanted.several or not wanted.labelled else None
     splits = {}
     for split in split_names.ordered({row[3] for row in rows}):
         found = [(row, [labels_of.get(str(label)) for label in row[2]]) for row in rows if row[3] == split]
-        splits[split] = _split(
-            name, folder, found, list(labels_of), known, len(class_names) if several or not labelled else None
-        )
-    notes = [f"columns not used: {', '.join(map(repr, unused))}"] if unused and labelled else []
+        splits[split] = _split(name, folder, found, list(labels_of), known, num_classes)
+    notes = [f"columns not used: {', '.join(map(repr, unused))}"] if unused and wanted.labelled else []
     open_classes = chosen is None and not all(map(is_integer, labels_of))
     return FolderScan(folder, class_names, splits, LeftOut(), notes, open_classes)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inception_jax.data.example_records import LabelForm
-from inception_jax.data.label_sets import COLUMNS
+from inception_jax.data.label_sets import COLUMNS, Wanted
 from inception_jax.data.prepared_sets import load_tfds
 from inception_jax.errors import UserError, nearest
 
@@ -23,40 +22,16 @@ _SEVERAL = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Keys:
-    """The features that hold image and label, where the user has chosen them.
-
-    Attributes:
-      image: `data.image_key`, or None.
-      label: `data.label_key`, or None.
-    """
-
-    image: str | None = None
-    label: str | None = None
-
-    def refuse(self, name: str) -> None:
-        """Raises `UserError` where a key is chosen: the data set `name` has no features."""
-        for role, key in (("image", self.image), ("label", self.label)):
-            if key is not None:
-                raise UserError(
-                    f"data.{role}_key = {key!r}: {name} has one image and one label per example; only data sets "
-                    "that TFDS has prepared, lists and tars take it; leave it out"
-                )
-
-
-def read_features(
-    name: str, info: tfds.core.DatasetInfo, keys: Keys = Keys(), several: bool = False
-) -> tuple[str, str, list[str]]:
-    """Chooses the features to read: by `keys`, else the only one, else that of the set's supervised keys.
+def read_features(name: str, info: tfds.core.DatasetInfo, wanted: Wanted) -> tuple[str, str, list[str]]:
+    """Chooses the features to read: by the keys, else the only one, else that of the set's supervised keys.
 
     Args:
       name: of the data set, for messages.
       info: of the data set.
-      keys: what the user has chosen.
-      several: whether examples have several labels: those of a Sequence of ClassLabel (also inside a Sequence of
-        objects, as "objects/label"), of a Tensor [classes] of 0 and 1, whose classes are named by their numbers, or of
-        a dict that has a bool for each class (or an integer 0 or 1, where it is chosen by its key).
+      wanted: the features with its keys, where the user has chosen them. Several labels are those of a Sequence of
+        ClassLabel (also inside a Sequence of objects, as "objects/label"), of a Tensor [classes] of 0 and 1, whose
+        classes are named by their numbers, or of a dict that has a bool for each class (or an integer 0 or 1, where it
+        is chosen by its key).
 
     Returns:
       The key of the image, that of the label (both as in the records: "outer/inner" for a nested one), and the names of
@@ -66,31 +41,31 @@ def read_features(
       UserError: there is no such feature, none, or more than one to choose from; with the keys.
     """
     flat = dict(_flatten(info.features))
-    image_key = image_feature(name, info, keys)
-    kinds: list[Callable[[Any], bool]] = [_is_label_set, _has_bools] if several else [_is_label]
-    label_key = _choose(name, info, flat, "labels" if several else "label", kinds, keys.label)
+    image_key = image_feature(name, info, wanted)
+    kinds: list[Callable[[Any], bool]] = [_is_label_set, _has_bools] if wanted.several else [_is_label]
+    label_key = _choose(name, info, flat, "labels" if wanted.several else "label", kinds, wanted.label_key)
     label = flat[label_key]
     if (columns := _label_vector(label)) is not None:
         return image_key, label_key, [str(number) for number in range(columns)]
     if (class_names := _flags(label)) is not None:
         return image_key, label_key, class_names
-    label = label.feature if several else label
+    label = label.feature if wanted.several else label
     return image_key, label_key, [label.int2str(i) for i in range(label.num_classes)]
 
 
-def image_feature(name: str, info: tfds.core.DatasetInfo, keys: Keys = Keys()) -> str:
+def image_feature(name: str, info: tfds.core.DatasetInfo, wanted: Wanted) -> str:
     """The key of the image, chosen as in `read_features`.
 
     Args:
       name: as in `read_features`.
       info: as in `read_features`.
-      keys: as in `read_features`.
+      wanted: as in `read_features`.
 
     Raises:
       UserError: there is no such feature, none, or more than one to choose from; with the keys.
     """
     flat = dict(_flatten(info.features))
-    key = _choose(name, info, flat, "image", [_is_image], keys.image)
+    key = _choose(name, info, flat, "image", [_is_image], wanted.image_key)
     if (dtype := flat[key].np_dtype) != np.uint8:
         raise UserError(f"data set {name!r}: images {key!r} of {dtype}; uint8 is needed")
     return key

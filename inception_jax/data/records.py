@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from inception_jax.data import label_index, pillow_images, storage
-from inception_jax.data.label_sets import LabelSets, check_row, count_labels, digest_parts, label_of
+from inception_jax.data.label_sets import LabelSets, check_row, count_labels, digest_parts, label_of, select_labels
 from inception_jax.data.names import PackedNames, encode, printable
 from inception_jax.errors import UserError
 
@@ -336,17 +336,14 @@ class ConcatenatedRecords:
     @property
     def labels(self) -> np.ndarray | LabelSets | None:
         """The labels of all records, where every part has its own at hand."""
-        found = [np.empty(0, np.int64)]
-        sets = []
+        found = []
         for part in self.parts:
             labels = getattr(part.source, "labels", None)
             if labels is None:
                 return None
-            if isinstance(labels, LabelSets):
-                sets.append(labels.select(part.start, max(part.start, part.stop)))
-            else:
-                found.append(np.asarray(labels)[part.start : part.stop])
-        return LabelSets.join(sets) if sets else np.concatenate(found)
+            found.append(select_labels(labels, part.start, part.stop))
+        sets = [labels for labels in found if isinstance(labels, LabelSets)]
+        return LabelSets.join(sets) if sets else np.concatenate([np.empty(0, np.int64), *found])
 
     def digest(self) -> str:
         digests = {id(part.source): "" for part in self.parts}

@@ -18,7 +18,7 @@ import numpy as np
 
 from inception_jax.data import file_index
 from inception_jax.data.folder_files import SUFFIXES
-from inception_jax.data.label_sets import COLUMNS, NO_LABELS, is_set
+from inception_jax.data.label_sets import COLUMNS, NO_LABELS, Wanted, is_set
 from inception_jax.data.names import PackedNames, one_line, printable
 from inception_jax.errors import UserError
 
@@ -29,17 +29,12 @@ _END = 2 * tarfile.BLOCKSIZE  # two blocks of zeros
 _MOST_SUFFIXES = 8  # in a message
 
 
-def load(
-    files: Sequence[str], image_key: str | None, label_key: str | None, several: bool = False, labelled: bool = True
-) -> list[file_index.Arrays]:
+def load(files: Sequence[str], wanted: Wanted) -> list[file_index.Arrays]:
     """Reads the indices of tars; makes those that are missing or out of date.
 
     Args:
       files: the tars.
-      image_key: as in `webdatasets.scan`.
-      label_key: as in `webdatasets.scan`.
-      several: as in `webdatasets.scan`.
-      labelled: as in `webdatasets.scan`; False gives the arrays of several labels, of which each example has none.
+      wanted: as in `webdatasets.scan`; without labels the arrays are those of several, of which each example has none.
 
     Returns:
       For each tar, the arrays offsets, sizes and labels (int64 [n]) and keys (uint8 [bytes], see `PackedNames`). With
@@ -50,9 +45,9 @@ def load(
     Raises:
       UserError: a tar is damaged, or has an example without an image or a label, or of other classes, or a key twice.
     """
-    kind = ["multi"] * several if labelled else [NO_LABELS]
-    keys = json.dumps([_VERSION, image_key, label_key, *kind]).encode()
-    variant = "" if image_key is label_key is None and not kind else f".{hashlib.sha256(keys).hexdigest()[:8]}"
+    kind = ["multi"] * wanted.several if wanted.labelled else [NO_LABELS]
+    keys = json.dumps([_VERSION, wanted.image_key, wanted.label_key, *kind]).encode()
+    variant = "" if wanted == Wanted() else f".{hashlib.sha256(keys).hexdigest()[:8]}"
     field = np.frombuffer(keys, np.uint8)
 
     def is_valid(file: str, arrays: file_index.Arrays, size: int) -> bool:
@@ -60,7 +55,7 @@ def load(
         return _is_valid(field, arrays, size)
 
     def make(file: str) -> file_index.Arrays:
-        arrays = {"field": field, **_find_examples(file, image_key, label_key, several, labelled)}
+        arrays = {"field": field, **_find_examples(file, wanted)}
         if not is_valid(file, arrays, os.path.getsize(file)):
             raise UserError(f"{printable(file)}: changed while it was read, or damaged; copy the tar again")
         return arrays
@@ -91,11 +86,9 @@ def _is_valid(field: np.ndarray, arrays: file_index.Arrays, size: int) -> bool:
     )
 
 
-def _find_examples(
-    file: str, image_key: str | None, label_key: str | None, several: bool, labelled: bool
-) -> file_index.Arrays:
+def _find_examples(file: str, wanted: Wanted) -> file_index.Arrays:
     """Reads the headers and the labels of a tar."""
-    examples = _Examples(printable(file), image_key, label_key, several, labelled)
+    examples = _Examples(printable(file), wanted)
     with open(file, "rb") as stream:
         for member in _members(stream, examples.name):
             examples.add(member, stream)
@@ -149,22 +142,17 @@ class _Examples:
 
     Attributes:
       name: of the tar, for messages.
-      image_key: as in `webdatasets.scan`.
-      label_key: as in `webdatasets.scan`.
-      several: as in `webdatasets.scan`.
-      labelled: as in `webdatasets.scan`.
+      wanted: as in `webdatasets.scan`.
     """
 
     name: str
-    image_key: str | None
-    label_key: str | None
-    several: bool = False
-    labelled: bool = True
+    wanted: Wanted
 
     def __post_init__(self) -> None:
         self._images: dict[str, tuple[int, int]] = {}
         # {"cls": {key: label, or what is wrong with it}, …}, the one that counts first
-        kinds = ("json",) if self.label_key or self.several else ("cls", "json") if self.labelled else ()
+        wanted = self.wanted
+        kinds = ("json",) if wanted.label_key or wanted.several else ("cls", "json") if wanted.labelled else ()
         self._labels: dict[str, dict[str, int | list[int] | UserError | None]] = {kind: {} for kind in kinds}
         self._classes: tuple[str, dict[str, int]] | None = None  # of the first example: where, {name: position}
         self._suffixes: Counter[str] = Counter()
@@ -175,9 +163,8 @@ class _Examples:
             return
         key, suffix = _split_name(member.name)
         self._suffixes[suffix] += 1
-        is_image = (
-            f".{suffix.rpartition('.')[2]}" in SUFFIXES if self.image_key is None else suffix == self.image_key.lower()
-        )
+        image_key = self.wanted.image_key
+        is_image = f".{suffix.rpartition('.')[2]}" in SUFFIXES if image_key is None else suffix == image_key.lower()
         if not is_image and suffix not in self._labels:
             return
         where = f"{self.name}: {one_line(member.name)}"
@@ -204,12 +191,12 @@ class _Examples:
             self._labels[suffix][key] = UserError(f"{where}: {member.size:,} bytes; at most {_MOST_BYTES:,} are read")
         else:
             content = os.pread(stream.fileno(), member.size, member.offset_data)
-            value = _read(content, suffix, self.label_key or "label")
-            self._labels[suffix][key] = self._label_set(where, value) if self.several else _label(where, value)
+            value = _read(content, suffix, self.wanted.label_key or "label")
+            self._labels[suffix][key] = self._label_set(where, value) if self.wanted.several else _label(where, value)
 
     def _label_set(self, where: str, value: Any) -> list[int] | UserError | None:
         """Several labels, or what is wrong with them: a list, or a dict that has a value 0 or 1 for each class."""
-        if self.label_key == COLUMNS and isinstance(value, dict):
+        if self.wanted.label_key == COLUMNS and isinstance(value, dict):
             known = self._classes[1] if self._classes else {}
             value = {name: one for name, one in value.items() if isinstance(one, bool) or name in known} or None
         if value is None:
@@ -217,8 +204,8 @@ class _Examples:
         is_dict = isinstance(value, dict) and value != {} and all(name and name.isprintable() for name in value)
         if not is_dict and not (isinstance(value, list) and all(map(_is_label, value))):
             return UserError(
-                f"{where}: {self.label_key or 'label'!r} = {str(value)[:60]}; with config.data.labels = 'multi' a list "
-                f"of integers from 0 to {MAX_LABELS - 1:,} or a dict of 0 and 1, one for each class, is needed"
+                f"{where}: {self.wanted.label_key or 'label'!r} = {str(value)[:60]}; with config.data.labels = 'multi' "
+                f"a list of integers from 0 to {MAX_LABELS - 1:,} or a dict of 0 and 1, one for each class, is needed"
             )
         names = sorted(value) if is_dict else []
         if self._classes is None:
@@ -237,9 +224,9 @@ class _Examples:
                 if label is not None and key not in self._images:
                     raise UserError(f"{self.name}: {one_line(key)!r} has a label, but no image{self._suffixes_found()}")
         places = np.array(list(self._images.values()), np.int64).reshape(-1, 2)
-        found = [self._label_of(key) if self.labelled else [] for key in self._images]
+        found = [self._label_of(key) if self.wanted.labelled else [] for key in self._images]
         ends = {}
-        if self.several or not self.labelled:
+        if self.wanted.several or not self.wanted.labelled:
             ends = {"ends": np.cumsum([len(one) for one in found], dtype=np.int64)}
             found = [label for one in found for label in one]
         return {
@@ -258,15 +245,15 @@ class _Examples:
                 raise label
             if label is not None:
                 return label
-        wanted = f".json with {self.label_key!r}" if self.label_key else ".cls, or .json with 'label',"
-        if self.several:
-            wanted = f".json with a list or a dict {self.label_key or 'label'!r}"
-            if self.label_key == COLUMNS:
+        wanted = f".json with {self.wanted.label_key!r}" if self.wanted.label_key else ".cls, or .json with 'label',"
+        if self.wanted.several:
+            wanted = f".json with a list or a dict {self.wanted.label_key or 'label'!r}"
+            if self.wanted.label_key == COLUMNS:
                 wanted = ".json with a bool for each class"
         raise UserError(f"{self.name}: {one_line(key)!r} has no label: {wanted} is needed beside it")
 
     def _suffixes_found(self) -> str:
-        chosen = "" if self.image_key is None else f" with the suffix of data.image_key={self.image_key}"
+        chosen = "" if self.wanted.image_key is None else f" with the suffix of data.image_key={self.wanted.image_key}"
         shown = ", ".join(f"{one_line(suffix)!r} ({n:,})" for suffix, n in self._suffixes.most_common(_MOST_SUFFIXES))
         more = ", …" * (len(self._suffixes) > _MOST_SUFFIXES)
         return f"{chosen} that can be decoded; the suffixes in this tar: {shown}{more}"

@@ -16,7 +16,7 @@ from inception_jax.data import file_index, file_patterns, split_names, tar_index
 from inception_jax.data.class_files import integer_classes, read_class_file
 from inception_jax.data.folder_files import LeftOut
 from inception_jax.data.folders import FolderScan, FolderSplit
-from inception_jax.data.label_sets import LabelSets, digest_parts, label_of
+from inception_jax.data.label_sets import LabelSets, Wanted, digest_parts, label_of
 from inception_jax.data.names import PackedNames, printable
 from inception_jax.data.open_files import OpenFiles
 from inception_jax.data.records import sha256
@@ -70,13 +70,9 @@ class TarRecords:
 
 def scan(
     pattern: str,
-    classes_file: str | None = None,
-    image_key: str | None = None,
-    label_key: str | None = None,
-    *,
-    splits: Sequence[str] | None = None,
-    several: bool = False,
-    labelled: bool = True,
+    classes_file: str | None,
+    wanted: Wanted,
+    splits: Sequence[str],
 ) -> tuple[FolderScan, dict[str, TarRecords]]:
     """Finds tars and their examples.
 
@@ -85,14 +81,12 @@ def scan(
         without `{split}` all are "train".
       classes_file: the classes in the order of the labels, see `class_files.integer_classes`; None: 0, 1, … up to the
         largest label of training.
-      image_key: suffix of the image members, where an example has several, such as "left.jpg"; None: any image.
-      label_key: field of the `.json` members that has the label; None: `.cls`, or else "label" of `.json`. With
-        `several` also `label_sets.COLUMNS`: each bool of a `.json` is a class.
+      wanted: `image_key` is the suffix of the image members, where an example has several, such as "left.jpg"; None:
+        any image. `label_key` is the field of the `.json` members that has the label; None: `.cls`, or else "label" of
+        `.json`. Several labels are a list of integers, or a dict of 0 and 1 (or bools), one for each class, whose keys
+        are the classes, sorted; with `label_sets.COLUMNS` each bool of a `.json` is a class.
       splits: that will be used, as in `datasets.load_splits`; the tars of others are not read, but for those of
-        training where the classes are known by its labels. None: all.
-      several: whether the field of `.json` has any number of labels: a list of integers, or a dict of 0 and 1 (or
-        bools), one for each class, whose keys are the classes, sorted.
-      labelled: whether labels are read; False: there are no classes, and the images have none.
+        training where the classes are known by its labels.
 
     Returns:
       The names of the classes and the labels of the splits, as of a folder; and the sources of the splits, train first,
@@ -104,20 +98,19 @@ def scan(
     """
     shards = file_patterns.find(pattern, "webdataset", "tar")
     chosen = read_class_file(classes_file) if classes_file is not None else None
-    if splits is not None and (wanted := split_names.mentioned(splits, shards)):
+    if used := split_names.mentioned(splits, shards):
         reference = split_names.training(shards)
-        if chosen is None and labelled:
-            wanted = {*wanted, reference} if reference else {*shards}
-        shards = {split: of_split for split, of_split in shards.items() if split in wanted}
+        if chosen is None and wanted.labelled:
+            used = {*used, reference} if reference else {*shards}
+        shards = {split: of_split for split, of_split in shards.items() if split in used}
     problems = {split: of_split.problem for split, of_split in shards.items()}
-    sources = {}
+    sources, as_sets = {}, wanted.several or not wanted.labelled
     for split, of_split in shards.items():
         files = [] if of_split.problem else of_split.files
         try:
-            indices = tar_index.load(files, image_key, label_key, several, labelled)
-            sources[split] = _source(files, indices, several or not labelled)
+            sources[split] = _source(files, tar_index.load(files, wanted), as_sets)
         except UserError as error:
-            sources[split], problems[split] = _source([], [], several or not labelled), str(error)
+            sources[split], problems[split] = _source([], [], as_sets), str(error)
     reference = split_names.training(shards)
     if chosen is None and reference and problems[reference]:
         for split in shards:
@@ -131,7 +124,7 @@ def scan(
             places = {key: label for label, key in enumerate(chosen)}
             labels_of = {number: places[field] for number, field in enumerate(fields) if field in places}
         known = f"the {len(chosen):,} of {classes_file}"
-    elif not labelled:
+    elif not wanted.labelled:
         names, labels_of, known = [], {}, "none"
     else:
         of_train = [_flat(source.labels) for split, source in sources.items() if split == (reference or split)]

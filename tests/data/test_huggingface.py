@@ -15,6 +15,7 @@ import pytest
 
 from inception_jax.data import huggingface, index_files, parquet_values, prepare, tables
 from inception_jax.data.datasets import load, load_splits
+from inception_jax.data.label_sets import Wanted
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.errors import UserError
 
@@ -530,7 +531,7 @@ def test_splits_are_those_of_the_package(tmp_path, files, expected):
     for name, count in files.items():
         write(tmp_path / f"{name}.{'arrow' if 'cache-' in name or name == 'pets-train' else 'parquet'}", table(count))
         start += count
-    found, _ = huggingface.scan(str(tmp_path))
+    found, _ = huggingface.scan(str(tmp_path), None, Wanted())
     assert {split: len(part.labels) for split, part in found.splits.items()} == expected
     assert load(f"huggingface:{tmp_path}", "all").num_examples == sum(expected.values())
     left = sum(files.values()) - sum(expected.values())
@@ -569,7 +570,7 @@ def test_what_a_description_says_is_read_or_refused(tmp_path, entry, expected):
         with pytest.raises(UserError, match=expected):
             load(f"huggingface:{tmp_path}", "train")
     else:
-        found, _ = huggingface.scan(str(tmp_path))
+        found, _ = huggingface.scan(str(tmp_path), None, Wanted())
         assert {split: len(part.labels) for split, part in found.splits.items()} == expected
 
 

@@ -10,8 +10,9 @@ import tensorflow_datasets as tfds
 
 from inception_jax.data.datasets import load
 from inception_jax.data.example_records import LabelForm
+from inception_jax.data.label_sets import Wanted
 from inception_jax.data.pipeline import TrainPipeline
-from inception_jax.data.prepared_features import Keys, read_features
+from inception_jax.data.prepared_features import read_features
 from inception_jax.errors import UserError
 
 from .test_example_records import EXPECTED, GOLDEN
@@ -98,15 +99,15 @@ def test_label_sets_come_before_bools():
     labels = features.Sequence(features.ClassLabel(names=["a", "b"]))
     inner = {"image": features.Image(), "tags": labels, "flags": {"x": np.bool_}, "sizes": {"w": np.int64}}
     info = SimpleNamespace(features=features.FeaturesDict(inner), supervised_keys=None)
-    assert read_features("set", info, several=True) == ("image", "tags", ["a", "b"])
+    assert read_features("set", info, Wanted(several=True)) == ("image", "tags", ["a", "b"])
     del inner["tags"]
     info.features = features.FeaturesDict(inner)
-    assert read_features("set", info, several=True) == ("image", "flags", ["x"])
+    assert read_features("set", info, Wanted(several=True)) == ("image", "flags", ["x"])
     info.features = features.FeaturesDict(inner | {"more": {"y": np.bool_}})
     with pytest.raises(UserError, match=r"labels 'flags', 'more'; choose one: --config.data.label_key=flags"):
-        read_features("set", info, several=True)
+        read_features("set", info, Wanted(several=True))
     del inner["flags"]  # integers may be anything: only by their key
     info.features = features.FeaturesDict(inner)
     with pytest.raises(UserError, match=r"a dict of bools .* is read.*; it has FeaturesDict"):
-        read_features("set", info, several=True)
-    assert read_features("set", info, Keys(label="sizes"), several=True)[1:] == ("sizes", ["w"])
+        read_features("set", info, Wanted(several=True))
+    assert read_features("set", info, Wanted(label_key="sizes", several=True))[1:] == ("sizes", ["w"])
