@@ -156,12 +156,7 @@ class _Tensors:
             if len(raw) != size * dtype.itemsize:
                 raise ReadError(f"{tensor.what}: {len(raw):,} bytes for {dtype.name} of shape {list(shape)}")
             return np.frombuffer(raw, dtype).reshape(shape)
-        if field in (_FLOATS, _DOUBLES):
-            values = tensor.fixed(field, "<f4" if field == _FLOATS else "<f8")
-        elif number in (10, 16):
-            values = tensor.integers(field).astype(np.uint16).view(dtype)
-        else:
-            values = tensor.integers(field).astype(dtype)
+        values = tensor.numbers(field, dtype)
         if len(values) != size:
             raise ReadError(f"{tensor.what}: {len(values):,} values for the shape {list(shape)}")
         return values.reshape(shape)

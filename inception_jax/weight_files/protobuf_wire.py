@@ -194,6 +194,18 @@ class Message:
             parts.append(np.frombuffer(value, dtype))
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
 
+    def numbers(self, number: int, dtype: np.dtype) -> np.ndarray:
+        """Returns a tensor's values: floats and doubles as they are, all others as varints, of 16-bit floats the bits.
+
+        Args:
+          number: of the repeated field.
+          dtype: of the tensor.
+        """
+        if dtype in (np.float32, np.float64):
+            return self.fixed(number, f"<f{dtype.itemsize}")
+        values = self.integers(number)
+        return values.astype(np.uint16).view(dtype) if dtype.kind in "fV" else values.astype(dtype)
+
     def integers(self, number: int) -> np.ndarray:
         """Returns a repeated varint, packed or not: int64 [n]."""
         parts, lone = [np.empty(0, np.int64)], []

@@ -41,14 +41,11 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Ma
       metadata: as in `save_safetensors`.
 
     Raises:
-      UserError: the package safetensors is not installed, the format does not allow an array's name or dtype, or the
-        file cannot be written.
+      UserError: the format does not allow an array's name or dtype, or the file cannot be written.
     """
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-    except ModuleNotFoundError:
-        raise UserError("safetensors files need the package safetensors: pip install safetensors") from None
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
     about = {name: value if isinstance(value, str) else json.dumps(value) for name, value in (metadata or {}).items()}
     # The library writes an array of another order as it lies in memory.
     contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}

@@ -131,13 +131,7 @@ def read_values(message: Message, number: int, shape: tuple[int, ...], budget: R
         if len(content) != size * dtype.itemsize:
             raise ReadError(f"{message.what}: {len(content):,} bytes for {dtype.name} of shape {list(shape)}")
         return np.frombuffer(content, dtype).reshape(shape)
-    field = _FIELD[number]
-    if field in (_FLOATS, _DOUBLES):
-        values = message.fixed(field, "<f4" if field == _FLOATS else "<f8")
-    elif field == _HALVES:
-        values = message.integers(field).astype(np.uint16).view(dtype)
-    else:
-        values = message.integers(field).astype(dtype)
+    values = message.numbers(_FIELD[number], dtype)
     if len(values) == size:
         return values.reshape(shape)
     if len(values) > size:
