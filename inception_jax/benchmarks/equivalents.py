@@ -36,6 +36,9 @@ class Equivalent:
     differences: tuple[str, ...]
 
 
+_TIMM_HEADS = "timm's network has no auxiliary head, so ours is created without one"
+_TIMM_STATISTICS = "timm updates its running batch statistics by 0.1 per step, ours by 0.0003"
+_TORCHVISION_STATISTICS = "torchvision updates its running batch statistics by 0.1 per step, ours by 0.0003"
 EQUIVALENTS: dict[str, Equivalent] = {
     "inception_v1": Equivalent(
         torch="a plain definition in inception_jax/benchmarks/torch_models.py, because torchvision and timm have no "
@@ -53,7 +56,7 @@ EQUIVALENTS: dict[str, Equivalent] = {
         packages=("torchvision",),
         options={"five_by_five": 3, "pool4_window": 2, "aux_pool": "adaptive"},
         dropout={"dropout_rate": 0.2, "aux_dropout_rate": 0.7},
-        differences=("torchvision updates its running batch statistics by 0.1 per step, ours by 0.0003",),
+        differences=(_TORCHVISION_STATISTICS,),
     ),
     "inception_v3": Equivalent(
         torch="torchvision.models.inception_v3(aux_logits=True, transform_input=False)",
@@ -62,7 +65,7 @@ EQUIVALENTS: dict[str, Equivalent] = {
         dropout={"dropout_rate": 0.2},
         differences=(
             "torchvision's auxiliary head accepts only 17x17 feature maps, so it trains at 299 to 346 pixels",
-            "torchvision updates its running batch statistics by 0.1 per step, ours by 0.0003",
+            _TORCHVISION_STATISTICS,
         ),
     ),
     "inception_v4": Equivalent(
@@ -70,27 +73,21 @@ EQUIVALENTS: dict[str, Equivalent] = {
         packages=("timm",),
         options={"aux_heads": False},
         dropout={"dropout_rate": 0.2},
-        differences=(
-            "timm's network has no auxiliary head, so ours is created without one",
-            "timm updates its running batch statistics by 0.1 per step, ours by 0.0003",
-        ),
+        differences=(_TIMM_HEADS, _TIMM_STATISTICS),
     ),
     "inception_resnet_v2": Equivalent(
         torch="timm.create_model('inception_resnet_v2')",
         packages=("timm",),
         options={"aux_heads": False},
         dropout={"dropout_rate": 0.2},
-        differences=(
-            "timm's network has no auxiliary head, so ours is created without one",
-            "timm updates its running batch statistics by 0.1 per step, ours by 0.0003",
-        ),
+        differences=(_TIMM_HEADS, _TIMM_STATISTICS),
     ),
     "xception": Equivalent(
         torch="timm.create_model('legacy_xception')",
         packages=("timm",),
         options={"pool_padding": "torch"},
         dropout={"dropout_rate": 0.5},
-        differences=("timm updates its running batch statistics by 0.1 per step, ours by 0.0003",),
+        differences=(_TIMM_STATISTICS,),
     ),
 }
 

@@ -48,11 +48,6 @@ def _run_computations(program: Program, computation: str, runs: int) -> Iterator
                     yield from _run_computations(program, name, count)
 
 
-def find_opcodes(program: Program) -> set[str]:
-    """The opcodes of all instructions of all computations, also inside fusions."""
-    return {step.opcode for steps in program.computations.values() for step in steps.values()}
-
-
 def convolution_dtypes(program: Program) -> set[str]:
     """The dtypes of the operands of all convolutions."""
     found: set[str] = set()

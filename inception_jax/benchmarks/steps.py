@@ -132,11 +132,6 @@ class StepPrograms:
         return share * (two - one) / size, share * (2 * one - two)
 
     @property
-    def state_leaves(self) -> int:
-        """Number of arrays of the training state."""
-        return len(jax.tree.leaves(self._state))
-
-    @property
     def block_names(self) -> set[str]:
         """Names of the network's blocks, as they are in the names of its operations."""
         return {layer.block for layer in self.cost.layers} | {block.name for block in self.cost.blocks}

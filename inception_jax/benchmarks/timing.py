@@ -120,7 +120,7 @@ class CpuLoadMonitor:
 
     def __init__(self) -> None:
         """Monitors nothing until `start`."""
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.cores = len(os.sched_getaffinity(0))
         self.seconds_of_others: float | None = 0.0 if Path("/proc/stat").exists() else None
         self.wall_seconds = 0.0
 

@@ -66,7 +66,7 @@ class TorchSide:
         # Imports PyTorch: only now, after a missing one would have been reported.
         from inception_jax.benchmarks.torch_step import TorchTrainer, TorchVariant
 
-        cores = _cores()
+        cores = len(os.sched_getaffinity(0))
         self._trainer = trainer = TorchTrainer(workload, TorchVariant(**VARIANTS[self._variant]), cores)
         losses = [loss for kind in workload["kinds"] for loss in trainer.block(kind, 1).get("losses", [])]
         answer = {
@@ -85,11 +85,6 @@ class TorchSide:
     def block(self, kind: str, steps: int) -> dict[str, Any]:
         """Takes `steps` steps; see `torch_step.TorchTrainer.block`."""
         return self._trainer.block(kind, steps)
-
-
-def _cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _environment() -> dict[str, str]:

@@ -11,22 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_jax.benchmarks.equivalents import EQUIVALENTS, get_equivalent, keras_options, matching_options
-from inception_jax.benchmarks.paired import Side, compare
+from inception_jax.benchmarks.equivalents import keras_options, matching_options
+from inception_jax.benchmarks.paired import Side
 from inception_jax.benchmarks.torch_side import VARIANTS
 from inception_jax.errors import UserError, nearest
-
-__all__ = [
-    "EQUIVALENTS",
-    "Side",
-    "compare",
-    "get_equivalent",
-    "jax_side",
-    "keras_side",
-    "make_workload",
-    "onnx_side",
-    "torch_sides",
-]  # fmt: skip
 
 BASELINE = "jax"
 PEERS = ("torch", "keras", "onnxruntime")
@@ -133,7 +121,7 @@ def make_workload(
     """Describes the steps that every side takes, as JSON values.
 
     Args:
-      model: one of `EQUIVALENTS`; without "torch" any of ours.
+      model: one of `equivalents.EQUIVALENTS`; without "torch" any of ours.
       peers: of `PEERS`: the frameworks that ours is compared with.
       batch_size: images per step.
       image_size: height and width in pixels.

@@ -70,7 +70,7 @@ def compare(
     Raises:
       UserError: flags that do not fit each other, a framework or a network that cannot be compared.
     """
-    from inception_jax.benchmarks import versus
+    from inception_jax.benchmarks import paired, versus
     from inception_jax.models import registry
     from inception_jax.training import host_devices
 
@@ -108,7 +108,7 @@ def compare(
         sides.append(versus.keras_side(backend, flags.keras_python))
     if "onnxruntime" in peers:
         sides.append(versus.onnx_side())
-    return versus.compare(workload, sides, rounds=flags.rounds, steps=flags.steps, time_limit=flags.time_limit, log=log)
+    return paired.compare(workload, sides, rounds=flags.rounds, steps=flags.steps, time_limit=flags.time_limit, log=log)
 
 
 def compare_inputs(

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from inception_jax import create_model
-from inception_jax.benchmarks import versus, versus_report
+from inception_jax.benchmarks import paired, versus, versus_report
 from inception_jax.benchmarks.synthetic_batches import fingerprint, make_batch
 from inception_jax.benchmarks.worker import SideError, Worker
 from inception_jax.models.cost import count_cost
@@ -121,6 +121,6 @@ def test_a_gpu_that_is_not_there_is_unavailable(torch_python):
 def test_a_real_comparison_is_valid(torch_python):
     asked = workload("inception_v1_bn", 32, batch_size=8)
     sides = [versus.jax_side("cpu"), *versus.torch_sides("cpu", torch_python)]
-    result = versus.compare(asked, sides, rounds=3, steps=4)
+    result = paired.compare(asked, sides, rounds=3, steps=4)
     assert versus_report.find_problems(result) == []
     assert {len(side["train"]["blocks"]) for side in result["sides"].values()} == {3}

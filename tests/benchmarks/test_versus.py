@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from inception_jax import create_model
-from inception_jax.benchmarks import versus, versus_report
+from inception_jax.benchmarks import equivalents, paired, versus, versus_report
 from inception_jax.benchmarks.worker import Unavailable
 from inception_jax.errors import UserError
 from inception_jax.exports import onnx_side
@@ -44,16 +44,16 @@ FALLING = [5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.25, 0.1]
 def fake(name, train, inference=None, losses=FALLING, **script):
     """A side that reports these seconds per step; the first of each kind is the warm-up's."""
     script |= {"name": name, "losses": losses, "seconds": {"train": train, "inference": inference or train}}
-    return versus.Side(name, (sys.executable, str(FAKE), json.dumps(script)), {"PYTHONPATH": str(ROOT)})
+    return paired.Side(name, (sys.executable, str(FAKE), json.dumps(script)), {"PYTHONPATH": str(ROOT)})
 
 
 def compare(*sides, workload=TASK, rounds=3, steps=2, **options):
-    return versus.compare(workload, sides, rounds=rounds, steps=steps, settle_seconds=0.0, timeout=60, **options)
+    return paired.compare(workload, sides, rounds=rounds, steps=steps, settle_seconds=0.0, timeout=60, **options)
 
 
 @pytest.mark.parametrize("model", PARAMETERS)
 def test_our_network_has_the_parameters_of_pytorchs(model):
-    assert set(PARAMETERS) == set(versus.EQUIVALENTS)
+    assert set(PARAMETERS) == set(equivalents.EQUIVALENTS)
     workload = versus.make_workload(model, batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3))
     network = create_model(model, num_classes=1000, **workload["options"])
     assert count_cost(network, 96).parameters_with_aux == PARAMETERS[model]
@@ -260,7 +260,7 @@ def test_a_comparison_with_keras_is_valid():
     pytest.importorskip("keras", reason="Keras is not installed: pip install keras")
     given = {"batch_size": 2, "image_size": 75, "backend": "cpu", "aux_weights": (), "num_classes": 5}
     workload = versus.make_workload("xception", peers=("keras",), **given)
-    result = versus.compare(workload, [versus.jax_side("cpu"), versus.keras_side("cpu")], rounds=3, steps=4)
+    result = paired.compare(workload, [versus.jax_side("cpu"), versus.keras_side("cpu")], rounds=3, steps=4)
     assert versus_report.find_problems(result) == []
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from inception_jax import benchmark, command_line, evaluate, extract, predict
-from inception_jax.benchmarks import versus, versus_command, versus_report
+from inception_jax.benchmarks import paired, versus_command, versus_report
 from inception_jax.config import Config
 from inception_jax.data import datasets
 from inception_jax.errors import UserError
@@ -140,7 +140,7 @@ def test_a_number_of_devices_that_is_asked_for_is_there_or_an_error(verb, small_
 def test_a_comparison_of_inference_says_how_many_devices_are_ours(flags, devices, monkeypatch):
     found = []
     monkeypatch.setattr(versus_command, "_backend", lambda: "cpu")
-    monkeypatch.setattr(versus, "compare", lambda workload, sides, **options: found.extend([workload, sides]) or {})
+    monkeypatch.setattr(paired, "compare", lambda workload, sides, **options: found.extend([workload, sides]) or {})
     monkeypatch.setattr(host_devices, "gains", lambda examples: True)
     monkeypatch.setattr(versus_report, "format_text", lambda result: "")
     monkeypatch.setattr(versus_report, "find_problems", lambda result: [])
