@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 from inception_jax.benchmarks.input_sides import count_batches
@@ -18,9 +17,7 @@ from inception_jax.training.device_prefetch import DevicePrefetcher
 from inception_jax.training.train_metrics import TrainMetrics
 
 
-def measure_rate(
-    pipeline: TrainPipeline, seconds: float, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, Any]:
+def measure_rate(pipeline: TrainPipeline, seconds: float) -> dict[str, Any]:
     """Measures images per second of the input pipeline alone: read, decode, crop, flip, resize.
 
     Batches that were prefetched while the workers started are drawn first, and not counted.
@@ -28,7 +25,6 @@ def measure_rate(
     Args:
       pipeline: of the training split.
       seconds: duration of the measurement.
-      clock: returns seconds.
 
     Returns:
       "dataset", "images_per_second", "images_per_cpu_second" (of this process and its worker processes, user and
@@ -36,7 +32,7 @@ def measure_rate(
     """
     ahead = pipeline.prefetch + pipeline.threads * max(1, pipeline.workers)
     with contextlib.closing(pipeline.batches(0)) as batches:
-        counted = count_batches(batches, ahead, seconds, clock=clock)
+        counted = count_batches(batches, ahead, seconds)
     count = counted["steps"] * pipeline.local_batch_size
     return {
         "dataset": pipeline.dataset.name,

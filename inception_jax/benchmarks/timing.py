@@ -51,13 +51,15 @@ class BlockTiming:
         }
 
 
+_WARMUP = 3  # steps before the first block, at least
+
+
 def time_steps(
     run: Callable[[int], None],
     *,
     seconds: float,
     blocks: int,
     block_seconds: float = 0.5,
-    warmup: int = 3,
     unit: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> BlockTiming:
@@ -72,14 +74,13 @@ def time_steps(
       seconds: total time of the timed blocks, approximately.
       blocks: minimum number of blocks.
       block_seconds: see above.
-      warmup: minimum number of steps before the first block.
       unit: a block has a multiple of this many steps: those of one call of the program.
       clock: returns seconds.
 
     Raises:
       Recompiled: something was compiled while the blocks ran.
     """
-    run(max(warmup, unit))
+    run(max(_WARMUP, unit))
     start = clock()
     run(unit)
     step_seconds = max((clock() - start) / unit, 1e-9)

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tensorflow_datasets.core import splits
 from tensorflow_datasets.core.utils import shard_utils
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 
-def convert(name: str, data_dir: Path, output: Path, *, num_shards: int | None = None, stream: Any = None) -> Path:
+def convert(name: str, data_dir: Path, output: Path, *, num_shards: int | None = None) -> Path:
     """Writes a prepared data set as ArrayRecord into another folder, or continues an interrupted conversion.
 
     Args:
@@ -33,7 +33,6 @@ def convert(name: str, data_dir: Path, output: Path, *, num_shards: int | None =
       data_dir: folder of prepared data sets that it is in.
       output: folder of prepared data sets to write to.
       num_shards: files per split; None: as many as there are, and at most 2,048 records per file.
-      stream: for progress; None: standard error.
 
     Returns:
       The folder of the new data set: `output/NAME/VERSION` or `output/NAME/CONFIG/VERSION`.
@@ -44,7 +43,7 @@ def convert(name: str, data_dir: Path, output: Path, *, num_shards: int | None =
     """
     builder = prepared_sets.find_prepared(name, data_dir)
     file_format = prepared_sets.choose_format(builder, list(FORMATS))
-    origin, progress = Path(builder.data_dir), ProgressLine(stream)
+    origin, progress = Path(builder.data_dir), ProgressLine()
     folder = Path(output, origin.relative_to(data_dir) if origin.is_relative_to(data_dir) else builder.info.full_name)
     if file_format == "array_record":
         raise UserError(f"{origin}: its files are ArrayRecord already; nothing to convert")

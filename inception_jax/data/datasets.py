@@ -133,19 +133,19 @@ class Dataset:
         return f"{self.name} [{self.split}], {self.source.record_name(index)}"
 
 
-def load(name: str, split: str, data_dir: str | None = None, **choices: Any) -> Dataset:
+def load(name: str, split: str, *chosen: Any, **choices: Any) -> Dataset:
     """Opens one split of a data set.
 
     Args:
       name: as in `load_splits`.
       split: as in `load_splits`.
-      data_dir: as in `load_splits`.
-      **choices: the further arguments of `load_splits`.
+      *chosen: the further arguments of `load_splits`, in their order.
+      **choices: those by name.
 
     Raises:
       UserError: as `load_splits`.
     """
-    return load_splits(name, [split], data_dir, **choices)[0]
+    return load_splits(name, [split], *chosen, **choices)[0]
 
 
 def load_splits(
