@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -15,11 +15,14 @@ from inception_jax.models import checks
 from inception_jax.models.convolution import ALGORITHMS
 from inception_jax.models.layers import LayerOptions
 from inception_jax.models.normalization import BatchNormOptions
+from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.parameters import Initializer
 
 
 class BaseNetwork(nn.Module):
     """Base class of every network; each field is an option of `registry.create_model`.
+
+    A network has a `NAME`, for messages, a `MIN_IMAGE_SIZE`, in pixels, and `classify`; or a `__call__` of its own.
 
     Attributes:
       num_classes: outputs of every classifier; 0: no classifier and no auxiliary heads (as in slim and timm), and
@@ -46,6 +49,9 @@ class BaseNetwork(nn.Module):
       bn_scale, bn_epsilon, bn_momentum, bn_unbiased_variance, bn_axis_name, bn_axis_index_groups, bn_group_size,
         bn_frozen: see `normalization.BatchNormOptions`; axis and group size are ignored during initialization.
     """
+
+    NAME: ClassVar[str]
+    MIN_IMAGE_SIZE: ClassVar[int]
 
     num_classes: int = 1000
     in_channels: int = 3
@@ -104,6 +110,38 @@ class BaseNetwork(nn.Module):
             raise checks.ModelError(
                 "bn_group_size and bn_axis_name: set only one: statistics are of a group of examples or over devices"
             )
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
+    ) -> InceptionOutput:
+        """Classifies images.
+
+        Args:
+          images: [B, H, W, in_channels], floating-point, normalized; H and W at least `MIN_IMAGE_SIZE` pixels.
+          train: whether dropout, batch statistics and auxiliary heads are on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
+
+        Returns:
+          InceptionOutput; `aux_logits` are those of the heads in training, else (). `classify` lists the endpoints.
+
+        Raises:
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        """
+        checks.check_images(images, self.MIN_IMAGE_SIZE, self.NAME, self.in_channels)
+        keys = self.dropout_keys(train, example_keys, images.shape[0])
+        return self.classify(images.astype(self.dtype), train, keys)
+
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """The network's layers: `__call__` after its checks.
+
+        Args:
+          x: the images in the network's dtype.
+          train: as in `__call__`.
+          keys: of dropout, one per example; None: nothing is dropped.
+        """
+        raise NotImplementedError
 
     @nn.nowrap
     def runs_heads(self, train: bool) -> bool:

@@ -25,10 +25,6 @@ from inception_jax.models.normalization import at_least_float32
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 
-ALEXNET_MIN_IMAGE_SIZE = 67  # maps of 15, 7 and 3 pixels before the pools: every window is whole
-VGG16_MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
-NETWORK_IN_NETWORK_MIN_IMAGE_SIZE = 67  # as AlexNet
-
 _CAFFE_POOL = MaxPool(3, 2, "CEIL")
 _FC6_SITE = 3  # number of the dropout layer, as those in heads.py
 
@@ -78,33 +74,20 @@ class AlexNet(BaseNetwork):
     image size works; 227 pixels give 6x6.
     """
 
+    NAME = "alexnet"
+    MIN_IMAGE_SIZE = 67  # maps of 15, 7 and 3 pixels before the pools: every window is whole
     batch_norm: bool = False
     dropout_rate: float = 0.5
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
-    ) -> InceptionOutput:
-        """Classifies images.
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """As in `BaseNetwork`, without a head.
 
-        Args:
-          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 67 pixels (Caffe: 227).
-          train: whether dropout (and batch statistics, with batch norm) is on.
-          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
-
-        Returns:
-          InceptionOutput without `aux_logits`. Endpoints: conv1, norm1, pool1, conv2, norm2, pool2, conv3, conv4,
-          conv5, pool5, fc6, fc7.
-
-        Raises:
-          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        Endpoints: conv1, norm1, pool1, conv2, norm2, pool2, conv3, conv4, conv5, pool5, fc6, fc7.
         """
-        checks.check_images(images, ALEXNET_MIN_IMAGE_SIZE, "alexnet", self.in_channels)
-        keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(Normal(0.01), Normal(0.01))
         biased = dataclasses.replace(options, linear_init=Normal(0.005), bias=0.1)
         endpoints: dict[str, jax.Array] = {}
-        x = images.astype(self.dtype)
         x = endpoints["conv1"] = ConvUnit(96, (11, 11), options, 4, "VALID", name="conv1")(x, train=train)
         x = endpoints["norm1"] = local_response_norm(x)
         x = endpoints["pool1"] = _CAFFE_POOL(x, self.convolution)
@@ -136,31 +119,19 @@ class VGG16(BaseNetwork):
     network necessary (section 3.1). Maps that are not 7x7 after the last pool are averaged to 7x7; 224 pixels give 7x7.
     """
 
+    NAME = "vgg16"
+    MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
     batch_norm: bool = False
     dropout_rate: float = 0.5
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
-    ) -> InceptionOutput:
-        """Classifies images.
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """As in `BaseNetwork`, without a head.
 
-        Args:
-          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
-          train: whether dropout (and batch statistics, with batch norm) is on.
-          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
-
-        Returns:
-          InceptionOutput without `aux_logits`. Endpoints: block1, pool1, ... block5, pool5, fc6, fc7.
-
-        Raises:
-          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        Endpoints: block1, pool1, ... block5, pool5, fc6, fc7.
         """
-        checks.check_images(images, VGG16_MIN_IMAGE_SIZE, "vgg16", self.in_channels)
-        keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_xavier, slim_xavier)
         endpoints: dict[str, jax.Array] = {}
-        x = images.astype(self.dtype)
         for number, (name, filters) in enumerate(VGG16_BLOCKS.items(), 1):
             row = tuple(Conv(f"conv{i}", features, (3, 3)) for i, features in enumerate(filters, 1))
             x = endpoints[name] = Mixed((row,), options, name=name)(x, train=train)
@@ -194,31 +165,19 @@ class NetworkInNetwork(BaseNetwork):
     means of its maps after a ReLU, and so are never negative. `dropout_rate` applies to the map before mlpconv4.
     """
 
+    NAME = "network_in_network"
+    MIN_IMAGE_SIZE = 67  # as AlexNet
     batch_norm: bool = False
     dropout_rate: float = 0.5
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
-    ) -> InceptionOutput:
-        """Classifies images.
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """As in `BaseNetwork`, without a head.
 
-        Args:
-          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 67 pixels (Caffe: 224).
-          train: whether dropout (and batch statistics, with batch norm) is on.
-          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
-
-        Returns:
-          InceptionOutput without `aux_logits`. Endpoints: mlpconv1, pool1, ... mlpconv3, pool3, mlpconv4.
-
-        Raises:
-          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        Endpoints: mlpconv1, pool1, ... mlpconv3, pool3, mlpconv4.
         """
-        checks.check_images(images, NETWORK_IN_NETWORK_MIN_IMAGE_SIZE, "network_in_network", self.in_channels)
-        keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(Normal(0.05), Normal(0.05))
         endpoints: dict[str, jax.Array] = {}
-        x = images.astype(self.dtype)
         for number, (name, row) in enumerate(MLP_CONVS.items(), 1):
             if name == "mlpconv4":
                 x = dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE)

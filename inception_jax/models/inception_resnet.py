@@ -23,7 +23,6 @@ from inception_jax.models.heads import AuxHeadV4
 from inception_jax.models.inception_v3 import STEM as STEM_V3
 from inception_jax.models.layers import LayerOptions
 
-MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
 AUX_STRIDE = 16  # distance in pixels of the image between neighbouring pixels of the map that the head reads
 
 # The first layers of Inception-v3, 299x299x3 to 71x71x192: all but its second pool.
@@ -147,6 +146,7 @@ class InceptionResnet(BaseNetwork):
         the global pool, and batch norm in training, average all pixels.
     """
 
+    MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
     dropout_rate: float = 0.2
     block35_count: int = 0
     block17_count: int = 0

@@ -18,7 +18,6 @@ from inception_jax.models import checks
 from inception_jax.models.blocks import Block, Conv
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.inception_resnet import (
-    MIN_IMAGE_SIZE,
     STEM,
     InceptionResnet,
     InceptionResnetWidths,
@@ -58,6 +57,7 @@ class InceptionResnetV1(InceptionResnet):
     inceptionresnetv1 is the same network with 1000 classes.
     """
 
+    NAME = "inception_resnet_v1"
     extra_block8: bool = False
     bottleneck: int = 0
 
@@ -96,30 +96,15 @@ class InceptionResnetV1(InceptionResnet):
         }
         return super().slim_names(endpoints).copy({alias: name for alias, name in names.items() if name in endpoints})
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
-    ) -> InceptionOutput:
-        """Classifies images.
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """As in `BaseNetwork`, with one head. facenet's images have 160 pixels.
 
-        Args:
-          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 75 pixels (the paper: 299;
-            facenet: 160).
-          train: whether dropout, batch statistics and the auxiliary head are on.
-          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
-
-        Returns:
-          InceptionOutput; `aux_logits` has one array in training, else it is (). Endpoints: conv2d_1a_3x3 ...
-          conv2d_4b_3x3, block35_1 ..., mixed_6a, block17_1 ..., mixed_7a, block8_1 ..., global_pool, and embedding
-          [B, bottleneck] with a bottleneck.
-
-        Raises:
-          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        Endpoints: conv2d_1a_3x3 ... conv2d_4b_3x3, block35_1 ..., mixed_6a, block17_1 ..., mixed_7a, block8_1 ...,
+        global_pool, and embedding [B, bottleneck] with a bottleneck.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v1", self.in_channels)
-        keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_variance_scaling, slim_xavier)
-        x, endpoints, aux_logits = self.run_trunk(images.astype(self.dtype), train, options)
+        x, endpoints, aux_logits = self.run_trunk(x, train, options)
         x = endpoints["global_pool"] = global_avg_pool(x)
         x = dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE)
         if self.bottleneck:

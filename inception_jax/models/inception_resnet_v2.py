@@ -18,7 +18,6 @@ from inception_jax.models import checks
 from inception_jax.models.blocks import AvgPool, Block, Branch, Conv, MaxPool, Operation, ParallelConvs
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.inception_resnet import (
-    MIN_IMAGE_SIZE,
     STEM,
     InceptionResnet,
     InceptionResnetWidths,
@@ -69,6 +68,7 @@ class InceptionResnetV2(InceptionResnet):
         every map are then aligned with every 2nd, 4th, ... pixel of an image of 32n + 1 pixels, its corners included.
     """
 
+    NAME = "inception_resnet_v2"
     form: str = "code"
     align_feature_maps: bool = False
 
@@ -99,29 +99,15 @@ class InceptionResnetV2(InceptionResnet):
         """The name of the block without ReLU, or None."""
         return f"block8_{self.block_counts()[2]}" if self.form == "code" else None
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
-    ) -> InceptionOutput:
-        """Classifies images.
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """As in `BaseNetwork`, with one head.
 
-        Args:
-          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 75 pixels (the paper: 299).
-          train: whether dropout, batch statistics and the auxiliary head are on.
-          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
-
-        Returns:
-          InceptionOutput; `aux_logits` has one array in training, else it is (). Endpoints: conv2d_1a_3x3 ...
-          maxpool_5a, mixed_5b (or mixed_3a, mixed_4a, mixed_5a), block35_1 ..., mixed_6a, block17_1 ..., mixed_7a,
-          block8_1 ..., conv2d_7b_1x1, global_pool.
-
-        Raises:
-          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        Endpoints: conv2d_1a_3x3 ... maxpool_5a, mixed_5b (or mixed_3a, mixed_4a, mixed_5a), block35_1 ..., mixed_6a,
+        block17_1 ..., mixed_7a, block8_1 ..., conv2d_7b_1x1, global_pool.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v2", self.in_channels)
-        keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_variance_scaling, slim_xavier)
-        x, endpoints, aux_logits = self.run_trunk(images.astype(self.dtype), train, options)
+        x, endpoints, aux_logits = self.run_trunk(x, train, options)
         x = endpoints["global_pool"] = global_avg_pool(x)
         logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
         return InceptionOutput(logits, aux_logits, endpoints, self.slim_names(endpoints))

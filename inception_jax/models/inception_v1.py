@@ -25,7 +25,6 @@ from inception_jax.models.lrn import local_response_norm
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 
-MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
 CONV_BIAS = 0.2  # bvlc_googlenet: every bias_filler except the classifiers', which is 0
 
 
@@ -143,6 +142,8 @@ class InceptionV1(BaseNetwork):
       lrn_size, lrn_alpha, lrn_beta, lrn_k: constants of LRN in Caffe's definition, x · (k + alpha / size · Σ x²)^-beta.
     """
 
+    NAME = "inception_v1"
+    MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
     batch_norm: bool = False
     dropout_rate: float = 0.4
     aux_dropout_rate: float = 0.7
@@ -190,32 +191,18 @@ class InceptionV1(BaseNetwork):
         """Filters of every module, in order."""
         return TABLES[self.table] if self.modules is None else self.modules
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
-    ) -> InceptionOutput:
-        """Classifies images.
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """As in `BaseNetwork`; the heads are on 4a and 4d.
 
-        Args:
-          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
-          train: whether dropout, batch statistics and auxiliary heads are on.
-          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
-
-        Returns:
-          InceptionOutput; `aux_logits` are those of the heads on 4a and 4d in training, else (). Endpoints: conv1,
-          pool1, norm1, conv2_reduce, conv2, norm2, pool2, inception_3a ... inception_5b with pool3 and pool4 between
-          them, pool5.
-
-        Raises:
-          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        Endpoints: conv1, pool1, norm1, conv2_reduce, conv2, norm2, pool2, inception_3a ... inception_5b with pool3 and
+        pool4 between them, pool5; slim's names work, too.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v1", self.in_channels)
-        keys = self.dropout_keys(train, example_keys, images.shape[0])
         # With batch norm the scale of a kernel does not matter; slim's variance scaling gives maps of variance one.
         init = slim_variance_scaling if self.batch_norm else caffe_xavier
         options = self.layer_options(init, caffe_xavier, 0.0 if self.batch_norm else CONV_BIAS)
         endpoints: dict[str, jax.Array] = {}
-        x = self._stem(images.astype(self.dtype), options, train, endpoints)
+        x = self._stem(x, options, train, endpoints)
         aux_logits: list[jax.Array] = []
         build = {"reduced": reduced_module, "naive": naive_module}[self.module]
         for module, widths in self.widths.items():

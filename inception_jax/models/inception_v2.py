@@ -30,8 +30,6 @@ from inception_jax.models.layers import ConvUnit, LayerOptions, SeparableConvUni
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 
-MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
-
 
 class InceptionV2Widths(NamedTuple):
     """Filters of one module: a row of Figure 5. A module without 1x1 branch and projection halves the map."""
@@ -159,6 +157,8 @@ class InceptionV2(BaseNetwork):
         before). They agree on maps of even size, which all maps are at 224 pixels.
     """
 
+    NAME = "inception_v2"
+    MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
     dropout_rate: float = 0.2
     table: str = "code"
     modules: Mapping[str, InceptionV2Widths] | None = None
@@ -182,30 +182,17 @@ class InceptionV2(BaseNetwork):
         if not self.batch_norm:
             self.check_unused("there is no batch norm", "stem_batch_norm", "conv_bias")
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
-    ) -> InceptionOutput:
-        """Classifies images.
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """As in `BaseNetwork`; the heads are on 3c and 4e.
 
-        Args:
-          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
-          train: whether dropout, batch statistics and auxiliary heads are on.
-          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
-
-        Returns:
-          InceptionOutput; `aux_logits` are those of the heads on 3c and 4e in training, else (). Endpoints: conv1,
-          pool1, conv2_reduce, conv2, pool2, inception_3a ... inception_5b, global_pool; slim's names work, too.
-
-        Raises:
-          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        Endpoints: conv1, pool1, conv2_reduce, conv2, pool2, inception_3a ... inception_5b, global_pool; slim's names
+        work, too.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v2", self.in_channels)
-        keys = self.dropout_keys(train, example_keys, images.shape[0])
         # slim's classifier is a 1x1 convolution, and is initialized as one.
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling, conv_bias=self.conv_bias)
         endpoints: dict[str, jax.Array] = {}
-        x = self._stem(images.astype(self.dtype), options, train, endpoints)
+        x = self._stem(x, options, train, endpoints)
         aux_logits: list[jax.Array] = []
         for module, widths in (TABLES[self.table] if self.modules is None else self.modules).items():
             name = f"inception_{module}"

@@ -21,8 +21,6 @@ from inception_jax.models.initialization import TruncatedNormal, slim_variance_s
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 
-MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
-
 # Table 1 as in the code: 299x299x3 to 35x35x192.
 STEM: dict[str, Block] = {
     "conv2d_1a_3x3": Conv("conv2d_1a_3x3", 32, (3, 3), 2, "VALID"),
@@ -163,6 +161,8 @@ class InceptionV3(BaseNetwork):
         the global pool averages all pixels.
     """
 
+    NAME = "inception_v3"
+    MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
     dropout_rate: float = 0.2
     count_include_pad: bool = False
     last_pool: str = "avg"
@@ -173,32 +173,17 @@ class InceptionV3(BaseNetwork):
         checks.check_choice("last_pool", self.last_pool, ("avg", "max"))
         checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
-    ) -> InceptionOutput:
-        """Classifies images.
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """As in `BaseNetwork`, with one head.
 
-        Args:
-          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 75 pixels (the paper: 299).
-          train: whether dropout, batch statistics and the auxiliary head are on.
-          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
-
-        Returns:
-          InceptionOutput; `aux_logits` has one array in training, else it is (). Endpoints: conv2d_1a_3x3,
-          conv2d_2a_3x3, conv2d_2b_3x3, maxpool_3a, conv2d_3b_1x1, conv2d_4a_3x3, maxpool_5a, mixed_5b ... mixed_7c,
-          global_pool; slim's names work, too.
-
-        Raises:
-          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        Endpoints: conv2d_1a_3x3, conv2d_2a_3x3, conv2d_2b_3x3, maxpool_3a, conv2d_3b_1x1, conv2d_4a_3x3, maxpool_5a,
+        mixed_5b ... mixed_7c, global_pool; slim's names work, too.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v3", self.in_channels)
-        keys = self.dropout_keys(train, example_keys, images.shape[0])
         # slim's classifier is a 1x1 convolution, and is initialized as one.
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling)
         endpoints: dict[str, jax.Array] = {}
         aux_logits: list[jax.Array] = []
-        x = images.astype(self.dtype)
         for name, block in atrous(blocks(self.count_include_pad, self.last_pool), self.output_stride).items():
             x = endpoints[name] = run_block(name, block, options, x, train)
             if name == AUX_HEAD[0] and self.runs_heads(train):

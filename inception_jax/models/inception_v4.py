@@ -21,8 +21,6 @@ from inception_jax.models.initialization import slim_variance_scaling, slim_xavi
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 
-MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
-
 # Figure 3: the stem, 299x299x3 to 35x35x384. First three convolutions in a row, then three modules.
 STEM: dict[str, Block] = {
     "conv2d_1a_3x3": Conv("conv2d_1a_3x3", 32, (3, 3), 2, "VALID"),
@@ -176,6 +174,8 @@ class InceptionV4(BaseNetwork):
         multiply-adds are the same, the function is another one: weights are of one order.
     """
 
+    NAME = "inception_v4"
+    MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
     dropout_rate: float = 0.2
     output_stride: int = 32
     order: str = "code"
@@ -185,30 +185,16 @@ class InceptionV4(BaseNetwork):
         checks.check_choice("order", self.order, tuple(ORDERS))
         checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
-    ) -> InceptionOutput:
-        """Classifies images.
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """As in `BaseNetwork`, with one head.
 
-        Args:
-          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 75 pixels (the paper: 299).
-          train: whether dropout, batch statistics and the auxiliary head are on.
-          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
-
-        Returns:
-          InceptionOutput; `aux_logits` has one array in training, else it is (). Endpoints: conv2d_1a_3x3,
-          conv2d_2a_3x3, conv2d_2b_3x3, mixed_3a ... mixed_7d, global_pool; slim's names work, too.
-
-        Raises:
-          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        Endpoints: conv2d_1a_3x3, conv2d_2a_3x3, conv2d_2b_3x3, mixed_3a ... mixed_7d, global_pool; slim's names work,
+        too.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v4", self.in_channels)
-        keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_variance_scaling, slim_xavier)
         endpoints: dict[str, jax.Array] = {}
         aux_logits: list[jax.Array] = []
-        x = images.astype(self.dtype)
         for name, block in atrous(STEM | ORDERS[self.order], self.output_stride).items():
             x = endpoints[name] = run_block(name, block, options, x, train)
             if name == AUX_HEAD[0] and self.runs_heads(train):

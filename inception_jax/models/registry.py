@@ -10,15 +10,6 @@ from typing import Any
 
 from flax import traverse_util
 
-from inception_jax.models import (
-    baselines,
-    inception_resnet,
-    inception_v1,
-    inception_v2,
-    inception_v3,
-    inception_v4,
-    xception,
-)
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.baselines import VGG16, AlexNet, NetworkInNetwork
 from inception_jax.models.checks import ModelError, nearest
@@ -69,7 +60,7 @@ _SPECS = {
             name="inception_v1",
             constructor=InceptionV1,
             image_size=224,
-            min_image_size=inception_v1.MIN_IMAGE_SIZE,
+            min_image_size=InceptionV1.MIN_IMAGE_SIZE,
             aux_weights=(0.3, 0.3),  # section 5 of the paper; loss_weight in bvlc_googlenet
             paper="arXiv:1409.4842, Table 1, as BVLC's bvlc_googlenet has it",
             parameters=6_998_552,
@@ -81,7 +72,7 @@ _SPECS = {
             # Dropout 0.2 as slim (keep 0.8) and torchvision have it in their batch-normalized GoogLeNets.
             constructor=functools.partial(InceptionV1, batch_norm=True, lrn=False, dropout_rate=0.2),
             image_size=224,
-            min_image_size=inception_v1.MIN_IMAGE_SIZE,
+            min_image_size=InceptionV1.MIN_IMAGE_SIZE,
             aux_weights=(0.3, 0.3),
             paper="arXiv:1409.4842, Table 1, with batch norm (arXiv:1502.03167) for biases and response normalization",
             parameters=7_005_832,
@@ -92,7 +83,7 @@ _SPECS = {
             name="inception_v2",
             constructor=InceptionV2,
             image_size=224,
-            min_image_size=inception_v2.MIN_IMAGE_SIZE,
+            min_image_size=InceptionV2.MIN_IMAGE_SIZE,
             aux_weights=(0.3, 0.3),  # loss_weight in caffe-googlenet-bn
             paper="arXiv:1502.03167, Figure 5, as slim's inception_v2.py has it",
             parameters=11_188_288,
@@ -103,7 +94,7 @@ _SPECS = {
             name="inception_v3",
             constructor=InceptionV3,
             image_size=299,
-            min_image_size=inception_v3.MIN_IMAGE_SIZE,
+            min_image_size=InceptionV3.MIN_IMAGE_SIZE,
             aux_weights=(0.4,),  # slim's train_image_classifier.py
             paper="arXiv:1512.00567, as slim's inception_v3.py has it",
             parameters=23_834_568,
@@ -114,7 +105,7 @@ _SPECS = {
             name="inception_v4",
             constructor=InceptionV4,
             image_size=299,
-            min_image_size=inception_v4.MIN_IMAGE_SIZE,
+            min_image_size=InceptionV4.MIN_IMAGE_SIZE,
             aux_weights=(0.4,),  # slim's train_image_classifier.py
             paper="arXiv:1602.07261, as slim's inception_v4.py has it",
             parameters=42_679_816,
@@ -125,7 +116,7 @@ _SPECS = {
             name="inception_resnet_v1",
             constructor=InceptionResnetV1,
             image_size=299,
-            min_image_size=inception_resnet.MIN_IMAGE_SIZE,
+            min_image_size=InceptionResnetV1.MIN_IMAGE_SIZE,
             aux_weights=(0.4,),  # as of inception_resnet_v2: the paper has no head
             paper="arXiv:1602.07261, Figure 15, with the auxiliary head of inception_resnet_v2",
             parameters=22_756_328,
@@ -136,7 +127,7 @@ _SPECS = {
             name="inception_resnet_v2",
             constructor=InceptionResnetV2,
             image_size=299,
-            min_image_size=inception_resnet.MIN_IMAGE_SIZE,
+            min_image_size=InceptionResnetV2.MIN_IMAGE_SIZE,
             aux_weights=(0.4,),  # slim's train_image_classifier.py
             paper="arXiv:1602.07261, as slim's inception_resnet_v2.py has it",
             parameters=55_843_464,
@@ -147,7 +138,7 @@ _SPECS = {
             name="xception",
             constructor=Xception,
             image_size=299,
-            min_image_size=xception.MIN_IMAGE_SIZE,
+            min_image_size=Xception.MIN_IMAGE_SIZE,
             aux_weights=(),
             paper="arXiv:1610.02357, Figure 5, as Keras's xception.py has it",
             parameters=22_855_952,
@@ -158,7 +149,7 @@ _SPECS = {
             name="alexnet",
             constructor=AlexNet,
             image_size=227,
-            min_image_size=baselines.ALEXNET_MIN_IMAGE_SIZE,
+            min_image_size=AlexNet.MIN_IMAGE_SIZE,
             aux_weights=(),
             paper="Krizhevsky et al., NIPS 2012, as BVLC's bvlc_alexnet has it",
             parameters=60_965_224,
@@ -169,7 +160,7 @@ _SPECS = {
             name="vgg16",
             constructor=VGG16,
             image_size=224,
-            min_image_size=baselines.VGG16_MIN_IMAGE_SIZE,
+            min_image_size=VGG16.MIN_IMAGE_SIZE,
             aux_weights=(),
             paper="arXiv:1409.1556, Table 1, configuration D",
             parameters=138_357_544,
@@ -180,7 +171,7 @@ _SPECS = {
             name="network_in_network",
             constructor=NetworkInNetwork,
             image_size=224,
-            min_image_size=baselines.NETWORK_IN_NETWORK_MIN_IMAGE_SIZE,
+            min_image_size=NetworkInNetwork.MIN_IMAGE_SIZE,
             aux_weights=(),
             paper="arXiv:1312.4400, as Caffe's nin_imagenet has it",
             parameters=7_595_176,

@@ -22,8 +22,6 @@ from inception_jax.models.layers import ConvUnit, LayerOptions, SeparableConvUni
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 
-MIN_IMAGE_SIZE = 71  # Keras's own limit; 3x3 pixels are left
-
 
 class SeparableBlockSpec(NamedTuple):
     """A block of Figure 5: separable 3x3 convolutions, ReLUs, pool and shortcut.
@@ -118,6 +116,8 @@ class Xception(BaseNetwork):
         their stride are odd, as they are at 299 pixels; with "torch" always. The global pool averages all pixels.
     """
 
+    NAME = "xception"
+    MIN_IMAGE_SIZE = 71  # Keras's own limit; 3x3 pixels are left
     dropout_rate: float = 0.5
     pool_padding: str = "same"
     output_stride: int = 32
@@ -127,30 +127,15 @@ class Xception(BaseNetwork):
         checks.check_choice("pool_padding", self.pool_padding, ("same", "torch"))
         checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
-    ) -> InceptionOutput:
-        """Classifies images.
+    @nn.nowrap
+    def classify(self, x: jax.Array, train: bool, keys: jax.Array | None) -> InceptionOutput:
+        """As in `BaseNetwork`, without a head.
 
-        Args:
-          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 71 pixels (the paper: 299).
-          train: whether dropout and batch statistics are on.
-          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
-
-        Returns:
-          InceptionOutput without `aux_logits`. Endpoints: block1_conv1, block1_conv2, block2 ... block14 (before the
-          ReLU of the next block), global_pool.
-
-        Raises:
-          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
+        Endpoints: block1_conv1, block1_conv2, block2 ... block14 (before the ReLU of the next block), global_pool.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "xception", self.in_channels)
-        keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_xavier, slim_xavier)
         padding = "SAME" if self.pool_padding == "same" else 1
         endpoints: dict[str, jax.Array] = {}
-        x = images.astype(self.dtype)
         for name, (features, stride) in STEM.items():
             x = endpoints[name] = ConvUnit(features, (3, 3), options, stride, "VALID", name=name)(x, train=train)
         strides = {name: stride for name, (_, stride) in STEM.items()}
