@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models.explicit_axes import sharded_like
-from inception_jax.models.pool_windows import accumulator_dtype, with_size
+from inception_jax.models.normalization import at_least_float32
+from inception_jax.models.pool_windows import with_size
 from inception_jax.models.tracing import trace_once
 
 
@@ -37,7 +38,7 @@ def even_avg_pool(x: jax.Array, output: int, window: int, stride: int) -> jax.Ar
     Returns:
       [B, output, output, C] in the dtype of `x`; sums are accumulated in at least float32.
     """
-    total, divisor = x.astype(accumulator_dtype(x.dtype)), 1
+    total, divisor = x.astype(at_least_float32(x.dtype)), 1
     for axis in (2, 1):
         width, starts = _even_windows(x.shape[axis], output, window, stride)
         add = partial(_sum_windows, axis=axis, width=width, starts=tuple(starts))
@@ -59,7 +60,7 @@ def adaptive_avg_pool(x: jax.Array, output: int) -> jax.Array:
     Returns:
       [B, output, output, C] in the dtype of `x`; sums are accumulated in at least float32.
     """
-    total = x.astype(accumulator_dtype(x.dtype))
+    total = x.astype(at_least_float32(x.dtype))
     for axis in (2, 1):
         size = x.shape[axis]
         ends = [(i * size // output, -(-(i + 1) * size // output)) for i in range(output)]

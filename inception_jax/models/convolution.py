@@ -83,8 +83,8 @@ def conv2d(
         return lax.conv_general_dilated(
             x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMENSIONS
         )
-    x, kernel = match_varying_axes(x, kernel)
-    return sharded_like(x, partial(_conv_once, strides=strides, pads=pads, algorithm=algorithm), x, kernel)
+    cuda = _SPACE_TO_DEPTH if space_to_depth.applies(x, kernel, strides) else None
+    return convolve_by(x, kernel, strides, pads, CPU_FORMS[algorithm], _XLA, cuda)
 
 
 def explicit_window(
@@ -148,34 +148,71 @@ def explicit_padding(
     return pads
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _conv(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, algorithm: str) -> jax.Array:
-    cuda = space_to_depth.forward if space_to_depth.applies(x, kernel, strides) else None
-    return select_by_platform(CPU_FORMS[algorithm].forward, _xla_forward, strides, pads, x, kernel, cuda=cuda)
+class Forms(NamedTuple):
+    """A convolution and its gradients; each takes two static arguments (window and padding), then the operands."""
+
+    forward: Lowering
+    input_gradient: Lowering
+    kernel_gradient: Lowering
 
 
-def _conv_forward(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, algorithm: str
+def convolve_by(
+    x: jax.Array,
+    kernel: jax.Array,
+    window: tuple[int, int],
+    pads: Pads,
+    cpu: Forms,
+    default: Forms,
+    cuda: Forms | None = None,
+) -> jax.Array:
+    """A convolution whose forms, and those of its gradients, are chosen by platform.
+
+    Args:
+      x: images.
+      kernel: of the convolution.
+      window: the forms' first static argument, such as the strides.
+      pads: ((top, bottom), (left, right)) in pixels.
+      cpu: the forms on CPUs.
+      default: those on other platforms.
+      cuda: those on NVIDIA's GPUs, where they are others.
+    """
+    x, kernel = match_varying_axes(x, kernel)
+    convolve = partial(_convolve_once, window=window, pads=pads, cpu=cpu, default=default, cuda=cuda)
+    return sharded_like(x, convolve, x, kernel)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5, 6))
+def _convolve(
+    x: jax.Array, kernel: jax.Array, window: tuple[int, int], pads: Pads, cpu: Forms, default: Forms, cuda: Forms | None
+) -> jax.Array:
+    return select_by_platform(cpu.forward, default.forward, window, pads, x, kernel, cuda=cuda and cuda.forward)
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, window: tuple[int, int], pads: Pads, *forms: Any
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(x, kernel, strides, pads, algorithm), (x, kernel)
+    return _convolve(x, kernel, window, pads, *forms), (x, kernel)
 
 
-def _conv_backward(
-    strides: Strides, pads: Pads, algorithm: str, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+def _backward(
+    window: tuple[int, int],
+    pads: Pads,
+    cpu: Forms,
+    default: Forms,
+    cuda: Forms | None,
+    residuals: tuple[jax.Array, jax.Array],
+    gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
-    operands = (*residuals, gradient)
-    cuda = space_to_depth.kernel_gradient if space_to_depth.applies(*residuals, strides) else None
-    forms = CPU_FORMS[algorithm]
-    input_gradient = select_by_platform(forms.input_gradient, _xla_input_gradient, strides, pads, *operands)
-    kernel_gradient = select_by_platform(
-        forms.kernel_gradient, _xla_kernel_gradient, strides, pads, *operands, cuda=cuda
+    by_input, by_kernel = (
+        select_by_platform(form, other, window, pads, *residuals, gradient, cuda=on_cuda)
+        for form, other, on_cuda in zip(cpu[1:], default[1:], cuda[1:] if cuda else (None, None), strict=True)
     )
-    return input_gradient, kernel_gradient
+    return by_input, by_kernel
 
 
-_conv.defvjp(_conv_forward, _conv_backward)
-_conv_once = trace_once("strides", "pads", "algorithm")(_conv)
+_convolve.defvjp(_forward, _backward)
+_convolve_once = trace_once("window", "pads", "cpu", "default", "cuda")(_convolve)
 
 
 @trace_once("cpu", "default", "strides", "pads", "cuda")
@@ -219,16 +256,24 @@ def _xla_forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array) 
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_DIMENSIONS)
 
 
-def _xla_input_gradient(
-    strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> jax.Array:
-    return jax.vjp(lambda x: _xla_forward(strides, pads, x, kernel), x)[1](gradient)[0]
+def xla_forms(forward: Lowering) -> Forms:
+    """A form and its gradients as JAX makes them."""
+
+    def input_gradient(
+        window: tuple[int, int], pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+    ) -> jax.Array:
+        return jax.vjp(lambda x: forward(window, pads, x, kernel), x)[1](gradient)[0]
+
+    def kernel_gradient(
+        window: tuple[int, int], pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+    ) -> jax.Array:
+        return jax.vjp(lambda kernel: forward(window, pads, x, kernel), kernel)[1](gradient)[0]
+
+    return Forms(forward, input_gradient, kernel_gradient)
 
 
-def _xla_kernel_gradient(
-    strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> jax.Array:
-    return jax.vjp(lambda kernel: _xla_forward(strides, pads, x, kernel), kernel)[1](gradient)[0]
+_XLA = xla_forms(_xla_forward)
+_SPACE_TO_DEPTH = Forms(space_to_depth.forward, _XLA.input_gradient, space_to_depth.kernel_gradient)
 
 
 # --- The lowering for CPUs -------------------------------------------------------------------------------------------
@@ -316,17 +361,9 @@ def _cpu_kernel_gradient(
     return product.reshape(kernel.shape)
 
 
-class CpuForms(NamedTuple):
-    """A convolution and its gradients on CPUs."""
-
-    forward: Lowering
-    input_gradient: Lowering
-    kernel_gradient: Lowering
-
-
-def _cpu_forms(general_kernel_gradient: Lowering) -> CpuForms:
+def _cpu_forms(general_kernel_gradient: Lowering) -> Forms:
     kernel_gradient = partial(_cpu_kernel_gradient, general_kernel_gradient)
-    return CpuForms(in_float32(_cpu_forward), in_float32(_cpu_input_gradient), in_float32(kernel_gradient))
+    return Forms(in_float32(_cpu_forward), in_float32(_cpu_input_gradient), in_float32(kernel_gradient))
 
 
 def _where_onednn_computes(form: Lowering, otherwise: Lowering) -> Lowering:
@@ -342,13 +379,13 @@ def _where_onednn_computes(form: Lowering, otherwise: Lowering) -> Lowering:
 
 
 _FAST = _cpu_forms(fast_weight_gradient)
-_ONEDNN = CpuForms(packed_kernels.forward, onednn.input_gradient, onednn.kernel_gradient)
-_ONEDNN_WINOGRAD = CpuForms(*(partial(form, winograd=True) for form in _ONEDNN))
+_ONEDNN = Forms(packed_kernels.forward, onednn.input_gradient, onednn.kernel_gradient)
+_ONEDNN_WINOGRAD = Forms(*(partial(form, winograd=True) for form in _ONEDNN))
 CPU_FORMS = {
     "fast": _FAST,
     "exact": _cpu_forms(exact_weight_gradient),
-    "onednn": CpuForms(*map(_where_onednn_computes, _ONEDNN, _FAST)),
-    "onednn_winograd": CpuForms(*map(_where_onednn_computes, _ONEDNN_WINOGRAD, _FAST)),
+    "onednn": Forms(*map(_where_onednn_computes, _ONEDNN, _FAST)),
+    "onednn_winograd": Forms(*map(_where_onednn_computes, _ONEDNN_WINOGRAD, _FAST)),
 }
 """The convolution on CPUs by each algorithm."""
 ALGORITHMS = tuple(CPU_FORMS)

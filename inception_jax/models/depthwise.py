@@ -26,7 +26,6 @@ relative to the forms here, measured likewise on two cores of a Zen 5 (printed a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -36,17 +35,17 @@ from inception_jax.models import onednn
 from inception_jax.models.checks import check_choice
 from inception_jax.models.convolution import (
     ALGORITHMS,
-    CpuForms,
+    Forms,
     Lowering,
     Pads,
+    convolve_by,
     explicit_padding,
     in_float32,
-    select_by_platform,
+    xla_forms,
 )
-from inception_jax.models.explicit_axes import sharded_like
 from inception_jax.models.platforms import is_traced_for_shapes
-from inception_jax.models.tracing import trace_once
-from inception_jax.models.varying_axes import match_varying_axes, vary_as
+from inception_jax.models.varying_axes import vary_as
+from inception_jax.models.winograd import every
 
 
 def depthwise_conv2d(
@@ -88,47 +87,13 @@ def depthwise_conv2d(
     reach = [(taps - 1) * dilation + 1 for taps in kernel.shape[:2]]
     pads = explicit_padding(x.shape[1:3], reach, (stride, stride), padding)
     by_onednn = algorithm.startswith("onednn") and dilation == 1 and not is_traced_for_shapes()
-    x, kernel = match_varying_axes(x, kernel)
-    convolve = partial(_depthwise_once, stride_dilation=(stride, dilation), pads=pads, by_onednn=by_onednn)
-    return sharded_like(x, convolve, x, kernel)
+    return convolve_by(x, kernel, (stride, dilation), pads, _ONEDNN if by_onednn else _CPU, _XLA)
 
 
 _FEW_CHANNELS = 4  # of the image: with more, oneDNN is slow where each has several output channels
 
 # (stride, dilation), the same along rows and columns.
 StrideDilation = tuple[int, int]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _depthwise(
-    x: jax.Array, kernel: jax.Array, stride_dilation: StrideDilation, pads: Pads, by_onednn: bool
-) -> jax.Array:
-    forms = _ONEDNN if by_onednn else _XLA
-    return select_by_platform(forms.forward, _xla_forward, stride_dilation, pads, x, kernel)
-
-
-def _depthwise_forward(
-    x: jax.Array, kernel: jax.Array, stride_dilation: StrideDilation, pads: Pads, by_onednn: bool
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _depthwise(x, kernel, stride_dilation, pads, by_onednn), (x, kernel)
-
-
-def _depthwise_backward(
-    stride_dilation: StrideDilation,
-    pads: Pads,
-    by_onednn: bool,
-    residuals: tuple[jax.Array, jax.Array],
-    gradient: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
-    operands, forms = (*residuals, gradient), _ONEDNN if by_onednn else _XLA
-    input_gradient = select_by_platform(forms.input_gradient, _xla_input_gradient, stride_dilation, pads, *operands)
-    kernel_gradient = select_by_platform(forms.kernel_gradient, _xla_kernel_gradient, stride_dilation, pads, *operands)
-    return input_gradient, kernel_gradient
-
-
-_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
-_depthwise_once = trace_once("stride_dilation", "pads", "by_onednn")(_depthwise)
 
 
 # --- XLA's own lowering, for accelerators ----------------------------------------------------------------------------
@@ -147,16 +112,7 @@ def _xla_forward(stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kern
     )
 
 
-def _xla_input_gradient(
-    stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> jax.Array:
-    return jax.vjp(lambda x: _xla_forward(stride_dilation, pads, x, kernel), x)[1](gradient)[0]
-
-
-def _xla_kernel_gradient(
-    stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> jax.Array:
-    return jax.vjp(lambda kernel: _xla_forward(stride_dilation, pads, x, kernel), kernel)[1](gradient)[0]
+_XLA = xla_forms(_xla_forward)
 
 
 # --- The lowering for CPUs -------------------------------------------------------------------------------------------
@@ -204,7 +160,7 @@ def _cpu_kernel_gradient(
         rows_of_x = lax.dynamic_slice_in_dim(lax.dynamic_index_in_dim(x, image, 0, False), row * stride, reach)
         its_gradient = lax.dynamic_index_in_dim(lax.dynamic_index_in_dim(gradient, image, 0, False), row, 0, False)
         taps = [
-            (_every(rows_of_x[i * dilation], 0, j * dilation, columns, stride) * its_gradient).sum(0)
+            (every(rows_of_x[i * dilation], 0, j * dilation, columns, stride) * its_gradient).sum(0)
             for i in range(height)
             for j in range(width)
         ]
@@ -219,17 +175,12 @@ def _sum_of_taps(padded: jax.Array, weights: jax.Array, size: tuple[int, ...], s
     """Convolves a padded map with weights [kh, kw, C] to [B, *size, C]."""
     total: jax.Array | None = None
     for i in range(weights.shape[0]):
-        rows = _every(padded, 1, i * dilation, size[0], stride)
+        rows = every(padded, 1, i * dilation, size[0], stride)
         for j in range(weights.shape[1]):
-            term = _every(rows, 2, j * dilation, size[1], stride) * lax.broadcast_to_rank(weights[i, j], 4)
+            term = every(rows, 2, j * dilation, size[1], stride) * lax.broadcast_to_rank(weights[i, j], 4)
             total = term if total is None else total + term
     assert total is not None  # a kernel has at least one tap
     return total
-
-
-def _every(x: jax.Array, axis: int, start: int, count: int, stride: int) -> jax.Array:
-    """Takes `count` elements along an axis, every `stride`-th from `start` on."""
-    return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
 
 def _padded(x: jax.Array, pads: Pads, gap: int = 0) -> jax.Array:
@@ -257,9 +208,9 @@ def _by_onednn(form: Callable[..., jax.Array], otherwise: Lowering) -> Lowering:
     return choose
 
 
-_XLA = CpuForms(_cpu_forward, _cpu_input_gradient, _cpu_kernel_gradient)
-_ONEDNN = CpuForms(
-    _by_onednn(onednn.depthwise_forward, _XLA.forward),
-    _by_onednn(onednn.input_gradient, _XLA.input_gradient),
-    _by_onednn(onednn.kernel_gradient, _XLA.kernel_gradient),
+_CPU = Forms(_cpu_forward, _cpu_input_gradient, _cpu_kernel_gradient)
+_ONEDNN = Forms(
+    _by_onednn(onednn.depthwise_forward, _cpu_forward),
+    _by_onednn(onednn.input_gradient, _cpu_input_gradient),
+    _by_onednn(onednn.kernel_gradient, _cpu_kernel_gradient),
 )

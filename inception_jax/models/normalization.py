@@ -121,7 +121,7 @@ class BatchNorm(nn.Module):
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """Returns `dtype`, or float32 for 16-bit types: the dtype of statistics and logits."""
+    """Returns `dtype`, or float32 for 16-bit types: the dtype of statistics, sums and logits."""
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 

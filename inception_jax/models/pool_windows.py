@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,8 +166,3 @@ def reduce_window(
         ((0, 0), *pads, (0, 0)),
         window_dilation=(1, dilation, dilation, 1),
     )
-
-
-def accumulator_dtype(dtype: Any) -> Any:
-    """The dtype of sums: that of the maps, and at least float32."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

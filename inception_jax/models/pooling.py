@@ -32,11 +32,11 @@ from jax import lax
 
 from inception_jax.models import onednn
 from inception_jax.models.explicit_axes import sharded_like
+from inception_jax.models.normalization import at_least_float32
 from inception_jax.models.platforms import platform_dependent
 from inception_jax.models.pool_windows import (
     Line,
     Padding,
-    accumulator_dtype,
     concatenate,
     count_windows,
     output_size,
@@ -116,7 +116,7 @@ def avg_pool(
       ValueError: as for `max_pool`.
     """
     output_size(x, window, stride, padding, dilation)
-    total = x.astype(accumulator_dtype(x.dtype))
+    total = x.astype(at_least_float32(x.dtype))
     counts = []
     for axis in (2, 1):
         size = x.shape[axis]
@@ -137,7 +137,7 @@ def avg_pool(
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """Global average pooling: [B, H, W, C] to [B, C] in the dtype of `x`, accumulated in at least float32."""
-    return jnp.mean(x, (1, 2), dtype=accumulator_dtype(x.dtype)).astype(x.dtype)
+    return jnp.mean(x, (1, 2), dtype=at_least_float32(x.dtype)).astype(x.dtype)
 
 
 def _select_form(
