@@ -6,6 +6,7 @@ import math
 import time
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from inception_jax.data import image_headers, storage
 from inception_jax.data.datasets import Dataset
@@ -18,6 +19,7 @@ from inception_jax.training.setup import Setup
 _SECONDS = 10.0
 _MOST_NAMES = 50
 _HEADER = 1 << 16  # bytes; a file whose header is longer is read to its end
+_UPRIGHT = 1  # the EXIF orientation of an image that is stored as it is to be seen
 
 
 Range = tuple[FileRecords, int, int]
@@ -36,7 +38,7 @@ def find_files(dataset: Dataset) -> list[Range]:
 
 
 def check_headers(training: list[Range], evaluation: list[Range], setup: Setup) -> Finding:
-    """Looks for empty files, truncated headers and unknown formats, and names all that are broken.
+    """Looks for empty files, truncated headers and unknown formats, and names all that are broken; counts rotated ones.
 
     Args:
       training: the files of the training split; of both splits together there is at least one.
@@ -51,7 +53,7 @@ def check_headers(training: list[Range], evaluation: list[Range], setup: Setup) 
     total, of_training = int(stops[-1]), sum(stop - start for _, start, stop in training)
     ends, read = time.monotonic() + _SECONDS, 0
     broken: dict[str, str] = {}
-    draws = 0
+    draws = rotated = 0
     for number in np.random.default_rng(0).permutation(total).tolist():
         if read and time.monotonic() > ends:
             break
@@ -62,13 +64,19 @@ def check_headers(training: list[Range], evaluation: list[Range], setup: Setup) 
         if problem := find_problem(path):
             broken[printable(path)] = problem
             draws += number < of_training
+        else:
+            rotated += find_orientation(path) != _UPRIGHT
     of = f"the headers of {read:,} of {counted(total, 'image file')}" + ", a random sample" * (read < total)
+    turned = f"; {rotated:,} with an EXIF orientation (rotated or mirrored), which is not applied"
+    if rotated and not broken:
+        remedy = "where objects are upright elsewhere, rotate the files: jhead -autorot, or mogrify -auto-orient"
+        return warn("files", f"{of}: none is broken{turned}", remedy)
     if not broken:
         return ok("files", f"{of}: none is broken")
     draws = math.ceil(draws * total / read * math.ceil(setup.length.epoch(setup.length.total)))
     names = [f"{path} ({problem})" for path, problem in sorted(broken.items())]
     more = f", and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
-    text = f"{of}: {len(names):,} broken: {', '.join(names[:_MOST_NAMES])}{more}"
+    text = f"{of}: {len(names):,} broken: {', '.join(names[:_MOST_NAMES])}{more}{turned if rotated else ''}"
     enough = max(draws, len(names))
     about = "about " * (read < total)
     remedy = f"replace or remove them; or leave them out: config.faults.max_corrupt = {about}{enough}, for all epochs"
@@ -95,3 +103,13 @@ def find_problem(path: str) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return "a truncated header, or an unknown format"
+
+
+def find_orientation(path: str) -> int:
+    """The EXIF orientation of an image file, 1 to 8; 1 where it has none, or Pillow does not know the format."""
+    try:
+        with Image.open(path) as image:
+            found = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return _UPRIGHT
+    return found if found in range(1, 9) else _UPRIGHT

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from inception_jax import doctor, file_locks, recipe_files
 from inception_jax.checkpoints import reading
@@ -188,12 +189,18 @@ def test_the_headers_of_image_files(tmp_path, arguments, capsys, monkeypatch):
     found = examined(capsys, *arguments, *data)["files"]
     assert found.status == Status.OK and found.text == "the headers of 32 of 32 image files: none is broken"
     whole = (tmp_path / "train/cat/3.png").read_bytes()
+    sideways = Image.Exif()
+    sideways[ExifTags.Base.Orientation] = 6  # a phone that was held upright
+    Image.open(tmp_path / "train/cat/2.png").save(tmp_path / "train/cat/2.png", exif=sideways)
+    found = examined(capsys, *arguments, *data)["files"]
+    assert found.status == Status.WARN and "none is broken; 1 with an EXIF orientation" in found.text
     (tmp_path / "train/cat/3.png").write_bytes(whole[:17])
     (tmp_path / "train/dog/7.png").write_bytes(b"<html>")
     (tmp_path / "test/dog/5.png").write_bytes(b"")
     found = examined(capsys, *arguments, *data, code=2)["files"]
     assert found.status == Status.FAIL and found.remedy.endswith("max_corrupt = 6, for all epochs")
     reason = "a truncated header, or an unknown format"
+    assert found.text.endswith("; 1 with an EXIF orientation (rotated or mirrored), which is not applied")
     for text in ("3 broken: ", "test/dog/5.png (0 bytes), ", f"train/cat/3.png ({reason}), ", f"dog/7.png ({reason})"):
         assert text in found.text
     assert examined(capsys, *arguments, *data, "--config.faults.max_corrupt=6")["files"].status == Status.WARN
