@@ -26,6 +26,7 @@ import os
 import re
 import signal
 import sys
+import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NoReturn
 
@@ -149,6 +150,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def look_alike(name: str) -> str:
+    """The form that names share which look the same: é is one character or two (NFC), spaces around do not show.
+
+    Args:
+      name: of a class, a file or a field.
+    """
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, most: int = 1) -> str:
     """A `; did you mean '…'?` clause for an unknown name, or `""` where nothing is near.
 
@@ -160,7 +170,11 @@ def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, most: int = 1)
     """
     if len(str(name)) > _MAX_WORD:  # comparing takes time that grows with the length
         return ""
-    matches = difflib.get_close_matches(str(name), list(names), n=most, cutoff=cutoff)
+    names = list(names)
+    shown = look_alike(str(name))
+    if same := next((other for other in names if other != name and look_alike(other) == shown), None):
+        return f"; did you mean {ascii(same)}? It looks the same as {ascii(name)} (spaces, Unicode)"
+    matches = difflib.get_close_matches(str(name), names, n=most, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
@@ -267,7 +281,9 @@ def text_failure(error: OSError | UnicodeDecodeError) -> str:
     """Why a text file cannot be read: the system's reason, or that it is not UTF-8, with the remedy."""
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start]
+        encoding = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
         return (
-            f"not UTF-8 (byte {byte:#04x}); save it as UTF-8 (in a spreadsheet 'CSV UTF-8'; iconv -f LATIN1 -t UTF-8)"
+            f"not UTF-8 (byte {byte:#04x}); save it as UTF-8 (in a spreadsheet 'CSV UTF-8'; iconv -f {encoding} "
+            "-t UTF-8)"
         )
     return error.strerror or str(error)

@@ -16,6 +16,7 @@ import pytest
 
 from inception_jax import command_line, predict, standard_streams
 from inception_jax.evaluation import prediction_writer
+from inception_jax.evaluation.prediction import Prediction
 from inception_jax.features import explanation
 from inception_jax.runs import contact_sheet
 
@@ -139,6 +140,12 @@ def test_names_that_are_no_text(run, tmp_path):
     assert code == 0 and out.splitlines()[0] == r"./caf\xe9\n.png", err
     assert json.loads(Path("r.json").read_text())["picture"] == os.path.join(".", name)
     assert table_of("t.csv")[1][0] == "./caf\\xe9\n.png"
+
+
+def test_a_class_is_one_line_of_the_text(capsys):
+    with prediction_writer.PredictionWriter(1) as writer:
+        writer.add(Prediction("a.png", ("a\nb\x1b[31m",), np.zeros(1, np.int32), np.ones(1)))
+    assert capsys.readouterr().out == "a.png\n  100.00 %  a\\nb\\x1b[31m\n"
 
 
 def test_sheet_and_explanations(run, photos, monkeypatch):

@@ -64,10 +64,13 @@ def decode(
       EXIF orientation is not applied.
 
     Raises:
-      UndecodableImage: the bytes are not a complete image, or the image is too large.
+      UndecodableImage: the bytes are not a complete image, the image is too large, or a Netpbm file whose largest value
+        is neither 255 nor 65535.
       OtherChannels: the file has other channels.
     """
     read_size(encoded, name, max_pixels)
+    if problem := image_headers.find_other_range(encoded):
+        raise UndecodableImage(f"{_text(name)}: {problem}")
     flags = FLAGS | REDUCTIONS[reduction] if channels == image_channels.COLOURS else cv2.IMREAD_UNCHANGED
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None

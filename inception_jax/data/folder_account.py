@@ -14,8 +14,8 @@ from inception_jax.data import split_names
 from inception_jax.data.folder_files import UNDECODED
 from inception_jax.data.folders import FolderScan
 from inception_jax.data.label_sets import LabelSets, count_labels, select_labels
-from inception_jax.data.names import printable
-from inception_jax.errors import counted
+from inception_jax.data.names import one_line, printable
+from inception_jax.errors import counted, look_alike
 
 _MAX_ROWS = 20  # of the table of classes; more classes are told as a range
 _IMBALANCE = 2.0
@@ -70,6 +70,7 @@ def format_account(
             guard = _GUARD if train and counts[train][missing].min() <= _FEW else ""
             lines.append(f"{name} has no images of {_names([repr(found.class_names[k]) for k in missing])}{guard}")
     if train:
+        lines += _look_alikes(found.class_names)
         lines += _typing_errors(found.class_names, counts[train])
     lines += [
         f"split {name!r} cannot be used: {split.problem}" for name, split in found.splits.items() if split.problem
@@ -106,6 +107,15 @@ def _misnamed_splits(found: FolderScan) -> Iterator[tuple[str, str, str]]:
                 yield name, "is a class, and its images are in folders", kind
 
 
+def _look_alikes(class_names: Sequence[str]) -> Iterator[str]:
+    """Names the classes whose names look the same."""
+    seen: dict[str, str] = {}
+    for name in class_names:
+        other = seen.setdefault(look_alike(name), name)
+        if other != name:
+            yield f"classes {ascii(other)} and {ascii(name)} look the same (spaces, Unicode), and are two classes{_GUARD}"
+
+
 def _typing_errors(class_names: Sequence[str], counts: np.ndarray) -> Iterator[str]:
     """Names the classes with very few images whose name differs by one or two letters from a class with many."""
     number = dict(zip(class_names, counts.tolist(), strict=True))
@@ -131,6 +141,7 @@ def _typing_errors(class_names: Sequence[str], counts: np.ndarray) -> Iterator[s
 
 
 def _table(class_names: Sequence[str], counts: dict[str, np.ndarray]) -> Iterator[str]:
+    class_names = [*map(one_line, class_names)]
     width = max(len(name) for name in ["class", *class_names])
     columns = {name: max(len(name), len(f"{values.max(initial=0):,}")) for name, values in counts.items()}
     yield f"  {'class':{width}}" + "".join(f"  {name:>{size}}" for name, size in columns.items())
@@ -144,7 +155,7 @@ def _ranges(class_names: Sequence[str], counts: dict[str, np.ndarray], totals: d
         smallest, largest = int(values.argmin()), int(values.argmax())
         yield (
             f"{name}: {totals[name]:,} images of {len(values):,} classes, {values[smallest]:,} "
-            f"({class_names[smallest]}) to {values[largest]:,} ({class_names[largest]}) each"
+            f"({one_line(class_names[smallest])}) to {values[largest]:,} ({one_line(class_names[largest])}) each"
         )
 
 

@@ -15,6 +15,7 @@ JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF; the othe
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _NUMBER = rb"(?:\s|#[^\n]*\n)+(\d{1,12})"
 _NETPBM = re.compile(rb"P[1-6Ff]" + _NUMBER + _NUMBER)
+_LARGEST = re.compile(rb"P[2356]" + 3 * _NUMBER + rb"|P7\s[\s\S]{0,4096}?MAXVAL\s+(\d{1,12})")
 _PAM = re.compile(rb"P7\s[\s\S]{0,4096}?ENDHDR")
 _RADIANCE = re.compile(rb"[-+]Y (\d{1,12}) [-+]X (\d{1,12})\n")
 _AVIF = re.compile(rb"ispe\0\0\0\0([\s\S]{8})")
@@ -34,6 +35,24 @@ def read_size(encoded: bytes) -> tuple[int, int] | None:
         return _read(encoded)
     except (struct.error, IndexError, ValueError):
         return None
+
+
+def find_other_range(encoded: bytes) -> str | None:
+    """Finds that the values of a Netpbm file are not of 8 or 16 bits: OpenCV takes them as they are, mostly dark.
+
+    Args:
+      encoded: the file, or its beginning.
+
+    Returns:
+      What is wrong, and the remedy; None: nothing, or another format.
+    """
+    if encoded[:2] in (b"PF", b"Pf"):
+        return "pixels of float32; save it with 8 or 16 bits"
+    found = _LARGEST.match(encoded)
+    largest = int(found[found.lastindex]) if found and found.lastindex else 255
+    if largest in (255, 65535):
+        return None
+    return f"white is {largest} (Netpbm's maxval), not 255 or 65535; save it with 8 or 16 bits"
 
 
 def _read(data: bytes) -> tuple[int, int] | None:

@@ -296,7 +296,7 @@ def _split(
     problem = ""
     hint = "" if num_classes is None else f"; the labels of an image stand in one cell, with {BETWEEN!r} between them"
     for (where, path, given, _), numbers in rows:
-        before = seen.setdefault(path, (where, numbers))
+        before = seen.setdefault(os.path.normpath(os.path.join(folder, path)), (where, numbers))
         if None in numbers:
             label = given[numbers.index(None)]
             near = nearest(str(label), labels) if not problem else ""

@@ -33,16 +33,24 @@ def one_line(name: str) -> str:
 
 
 def nearest_entry(path: str | os.PathLike) -> str:
-    """A `; did you mean '…'?` clause for a path that is not there: the name nearest to its first missing part."""
+    """A clause for a path that is not there: `; did you mean '…'?`, or where a relative one begins.
+
+    Args:
+      path: of a file or a folder.
+
+    Returns:
+      The name nearest to its first missing part; else, of a relative path, the current folder; else "".
+    """
+    start = "" if os.path.isabs(path) else f"; it is looked for in {one_line(os.getcwd())}, the current folder"
     missing = Path(path).absolute()
     while not os.path.isdir(missing.parent) and missing != missing.parent:
         missing = missing.parent
     try:
         names = os.listdir(missing.parent)
     except OSError:
-        return ""
+        return start
     near = nearest(missing.name, map(one_line, names)) if len(names) <= _MAX_ENTRIES else ""
-    return near and f"{near} (in {one_line(str(missing.parent))})"
+    return f"{near} (in {one_line(str(missing.parent))})" if near else start
 
 
 class PackedNames(Sequence[str]):

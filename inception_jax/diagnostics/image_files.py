@@ -96,6 +96,8 @@ def find_problem(path: str) -> str | None:
                 return "0 bytes"
             if len(head) == _HEADER and not image_headers.read_size(head):
                 head += file.read()
+            if problem := image_headers.find_other_range(head):
+                return problem
             # The pixels of a JPEG follow the marker "start of scan"; a longer file has more than its header.
             ends = len(head) < _HEADER and head.startswith(b"\xff\xd8") and b"\xff\xda" not in head
             if image_headers.read_size(head) and not ends:

@@ -14,7 +14,7 @@ from inception_jax.data.datasets import Dataset
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.diagnostics import environment, memory_estimate
 from inception_jax.diagnostics.findings import Finding, fail, ok, warn
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, counted
 from inception_jax.models.initialization import variable_shapes
 from inception_jax.training import data_setup, log_header, preflight, restore, split_checks, warm_start
 from inception_jax.training.setup import Setup
@@ -22,6 +22,7 @@ from inception_jax.training.state import TrainState
 
 _DECODE_SECONDS = 0.15  # of measurement, at least one image
 _MOST_IMAGES = 64
+_DARK = 32  # of 255: values of 10 or 12 bits become at most 3 and 15 of 8 bits
 _TIGHT = 0.8  # of the memory of a device
 
 
@@ -75,7 +76,7 @@ def check_data(train: Dataset, evaluation: Dataset) -> Finding:
     notes = [
         line
         for line in train.account
-        if re.search("left out|imbalanced|cannot be used|has no images|is near to|columns not used", line)
+        if re.search("left out|imbalanced|cannot be used|has no images|is near to|look the same|columns not used", line)
     ]
     text = "; ".join([text, *notes])
     problems = split_checks.compare_splits(train, evaluation)
@@ -104,17 +105,21 @@ def check_decoding(setup: Setup) -> Finding:
     )
     try:
         setup.data.eval.decode_record(0)
-        single.batch(0)  # the first one opens files
+        brightest = single.batch(0)["image"].max()  # the first one opens files
         started, count = time.perf_counter(), 0
         while count < _MOST_IMAGES and (count == 0 or time.perf_counter() - started < _DECODE_SECONDS):
             count += 1
-            single.batch(count)
+            brightest = max(brightest, single.batch(count)["image"].max())
         speed = count / (time.perf_counter() - started)
     except UserError as error:
         if not pipeline.skip_corrupt:
             raise
         remedy = f"replace the file; a run leaves out up to {setup.faults.max_corrupt} (config.faults.max_corrupt)"
         return warn("decoding", str(error), remedy)
+    if brightest < _DARK:
+        text = f"the largest value of {counted(count + 1, 'image')} is {brightest} of 255"
+        remedy = "16 bits are cut to 8: are the values of 10 or 12 bits? Scale them to 0 to 65535 in the files"
+        return warn("decoding", text, remedy)
     where = f"{pipeline.workers} workers of " * bool(pipeline.workers) + f"{pipeline.threads} threads"
     return ok("decoding", f"{speed:,.0f} images/s by one thread; the run decodes in {where}")
 

@@ -128,7 +128,7 @@ class PredictionWriter:
             print(f"warning: skipped {path}: {prediction.error}", file=sys.stderr, flush=True)
         elif self._prints_text:
             lines = [
-                f"  {100 * probability:6.2f} %  {name}"
+                f"  {100 * probability:6.2f} %  {one_line(name)}"
                 for name, probability in zip(prediction.names, prediction.probabilities, strict=True)
             ]
             none = [] if lines else [f"  no class of at least {100 * (self._threshold or 0):g} %"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import cv2
 import numpy as np
@@ -250,6 +251,31 @@ def test_a_class_that_may_be_a_typing_error_is_noted(tree):
     assert f"test has no images of 'dgo'{guard}" in account
     with pytest.raises(UserError, match=r"/val/Dog: class 'Dog' is not in .*/train; did you mean 'dog'\?"):
         load(name, "val")
+
+
+def test_classes_that_look_the_same_are_noted(tree):
+    """A file name of macOS is decomposed: é is two characters (NFD)."""
+    one, two = "caf\xe9", "cafe\u0301"
+    name = tree(*(f"train/{label}/{i}.png" for label in (one, two, "a") for i in range(9)), f"test/{one} /1.png")
+    account = load(name, "train").account
+    assert any(
+        line.startswith(r"classes 'cafe\u0301' and 'caf\xe9' look the same (spaces, Unicode), and are") for line in account
+    )
+    message = r"class 'café ' is not in .*; did you mean 'caf.*'\? It looks the same as 'caf\\xe9 ' \(spaces, Unicode\)"
+    with pytest.raises(UserError, match=message):
+        load(name, "test")
+
+
+def test_the_account_has_a_line_for_each_class(tree):
+    name = tree("train/a\nb/1.png", "train/c\x1b[31m/1.png")
+    assert load(name, "train").account[1:3] == (r"  a\nb           1", r"  c\x1b[31m      1")
+
+
+def test_a_relative_path_says_where_it_begins(tree, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    message = f"photos: no such folder; it is looked for in {tmp_path}, the current folder"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        load("folder:photos", "train")
 
 
 @pytest.mark.parametrize(

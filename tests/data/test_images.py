@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import struct
 
 import cv2
@@ -289,6 +290,26 @@ def test_the_size_is_read_from_the_header_of_every_format(suffix):
         damaged[random.randint(len(damaged))] = random.randint(256)
         found = image_headers.read_size(bytes(damaged))
         assert found is None or (len(found) == 2 and min(found) >= 0)
+
+
+@pytest.mark.parametrize(
+    ("header", "dtype", "message"),
+    [
+        ("P5 2 2 255\n", "u1", None),
+        ("P6\n# by hand\n2 2\n65535\n", ">u2", None),
+        ("P5\n2 2\n4095\n", ">u2", "white is 4095 (Netpbm's maxval), not 255 or 65535; save it with 8 or 16 bits"),
+        ("P6 2 # 255\n2 100\n", "u1", "white is 100 "),
+        ("P7\nWIDTH 2\nHEIGHT 2\nDEPTH 1\nMAXVAL 15\nTUPLTYPE GRAYSCALE\nENDHDR\n", "u1", "white is 15 "),
+        ("Pf 2 2 -1.0\n", "<f4", "pixels of float32"),
+    ],
+)
+def test_refuses_values_of_another_range_than_8_or_16_bits(header, dtype, message):
+    encoded = header.encode() + np.full(12, 1, dtype).tobytes()
+    if message is None:
+        assert images.decode(encoded, "a.pgm").shape == (2, 2, 3)
+    else:
+        with pytest.raises(images.UndecodableImage, match=re.escape(f"a.pgm: {message}")):
+            images.decode(encoded, "a.pgm")
 
 
 @pytest.mark.parametrize("kind", ["VP8L", "VP8X", "MM", "CMYK"])

@@ -155,6 +155,7 @@ def test_other_columns(listed):
         (lines([*ROWS, ("a/5.png", "dog", "train")]), r"line 6: /.*a/5\.png: no such file$"),
         (lines([*ROWS, ("5", "dog", "train"), ("6", "cat", "train")]), r"line 6: .*\(2 of 5 files are missing\)"),
         (lines([*ROWS, ("a/1.png", "cat", "train")]), r"line 6: 'a/1\.png' has another label in line 2"),
+        (lines([*ROWS, ("./a/../a/1.png", "cat", "train")]), r"'\./a/\.\./a/1\.png' has another label in line 2"),
         (lines([("a/1.png", "dog")]), "line 2: 2 values; the header has 3 columns"),
         (lines([("a/1.png", "", "train")]), "line 2: label ''; a name or an integer"),
         (lines([("", "cat", "train")]), "line 2: path ''; a text"),
@@ -175,6 +176,9 @@ def test_another_encoding_is_named(listed):
     file = Path(name.removeprefix("list:"))
     file.write_bytes(file.read_bytes() + "1.png,caf\xe9,train\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"list.csv: not UTF-8 \(byte 0xe9\); save it as UTF-8"):
+        load(name, "train")
+    file.write_bytes(lines(ROWS).encode("utf-16"))  # "Unicode text" of a spreadsheet
+    with pytest.raises(UserError, match=r"iconv -f UTF-16 -t UTF-8\)"):
         load(name, "train")
     names, name = file.with_name("names.txt"), listed(lines(ROWS))
     names.write_bytes(b"caf\xe9\n")

@@ -159,16 +159,18 @@ def test_a_package_that_cannot_be_imported_is_a_line(arguments, monkeypatch, cap
     assert "could not be checked: " in found["recipe"].text and set(found) == {*QUIET, "recipe"}
 
 
-def test_images_that_cannot_be_decoded(tmp_path, arguments, capsys):
+def test_images_that_are_dark_or_cannot_be_decoded(tmp_path, arguments, capsys):
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             (tmp_path / split / name).mkdir(parents=True)
             for index in range(8):
                 cv2.imwrite(str(tmp_path / split / name / f"{index}.png"), np.full((40, 40, 3), index, np.uint8))
-    for file in (tmp_path / "test").glob("*/*.png"):
-        file.write_bytes(b"no image")
     (tmp_path / "train" / "cat" / "0.psd").write_bytes(b"")
     data = [f"--config.data.name=folder:{tmp_path}", "--config.data.train_split=train", "--config.data.eval_split=test"]
+    found = examined(capsys, *arguments, *data)["decoding"]
+    assert found.status == Status.WARN and re.fullmatch(r"the largest value of \d+ images is 7 of 255", found.text)
+    for file in (tmp_path / "test").glob("*/*.png"):
+        file.write_bytes(b"no image")
     built = recipe.build(recipe_files.load_config([*arguments, *data])[0], None)
     found = run_check("decoding", lambda: recipe.check_decoding(built), remedy="correct that")
     assert found.status == Status.FAIL and ".png" in found.text
@@ -216,6 +218,8 @@ def test_the_headers_of_image_files(tmp_path, arguments, capsys, monkeypatch):
     cut = cv2.imencode(".jpg", np.zeros((40, 40, 3), np.uint8))[1].tobytes()
     (tmp_path / "cut.jpg").write_bytes(cut[: cut.index(b"\xff\xda")])  # its size can be read
     assert image_files.find_problem(str(tmp_path / "cut.jpg")) == reason
+    (tmp_path / "dark.pgm").write_bytes(b"P5 2 2 1023\n" + bytes(8))  # OpenCV would cut it to 0 … 3
+    assert image_files.find_problem(str(tmp_path / "dark.pgm")).startswith("white is 1023 ")
     (tmp_path / "long.jpg").write_bytes(long_jpeg())
     assert image_files.find_problem(str(tmp_path / "long.jpg")) is None
 
