@@ -173,7 +173,7 @@ def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, most: int = 1)
     names = list(names)
     shown = look_alike(str(name))
     if same := next((other for other in names if other != name and look_alike(other) == shown), None):
-        return f"; did you mean {ascii(same)}? It looks the same as {ascii(name)} (spaces, Unicode)"
+        return f"; did you mean {same!a}? It looks the same as {name!a} (spaces, Unicode)"
     matches = difflib.get_close_matches(str(name), names, n=most, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 

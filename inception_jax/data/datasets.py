@@ -319,7 +319,13 @@ def _own_source(name: str, data: Any, num_classes: int, wanted: Wanted) -> Recor
         data = data[0], np.full(np.shape(data[0])[:1], -1)
     if len(data) != 2:
         raise UserError(f"{name}: a tuple of {len(data)}; (images, labels) is needed")
-    images, labels = (np.asarray(array) for array in data)
+    try:
+        images, labels = (np.asarray(array) for array in data)
+    except ValueError:  # lists of arrays of different shapes
+        raise UserError(
+            f"{name}: (images, labels) are no arrays; for images of different sizes give an object whose item i is "
+            "(image, label), such as a list of these"
+        ) from None
     if images.ndim == 3:
         images = np.repeat(images[..., None], 3, axis=-1)
     if images.dtype != np.uint8 or images.ndim != 4 or not images.shape[3]:

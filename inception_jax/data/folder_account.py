@@ -113,7 +113,7 @@ def _look_alikes(class_names: Sequence[str]) -> Iterator[str]:
     for name in class_names:
         other = seen.setdefault(look_alike(name), name)
         if other != name:
-            yield f"classes {ascii(other)} and {ascii(name)} look the same (spaces, Unicode), and are two classes{_GUARD}"
+            yield f"classes {other!a} and {name!a} look the same (spaces, Unicode), and are two classes{_GUARD}"
 
 
 def _typing_errors(class_names: Sequence[str], counts: np.ndarray) -> Iterator[str]:

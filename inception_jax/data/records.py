@@ -26,7 +26,7 @@ from PIL import Image
 from inception_jax.data import label_index, pillow_images, storage
 from inception_jax.data.label_sets import LabelSets, check_row, count_labels, digest_parts, label_of, select_labels
 from inception_jax.data.names import PackedNames, encode, printable
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, shorten
 
 _MANY = 10_000  # records whose labels take so long to read that a line says so
 
@@ -184,29 +184,41 @@ class OwnRecords:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int | np.ndarray]:
+        where = f"{self.name}, item {index}"
         try:
             item = self.items[index]
+            needed = ("image", "label")[: 1 + self.labelled]
+            if isinstance(item, Mapping) and not item.keys() >= {*needed}:
+                has = ", ".join(map(repr, item))
+                raise UserError(f"{where}: a dict that has {has}; it needs {' and '.join(map(repr, needed))}")
             if self.labelled:
                 image, label = (item["image"], item["label"]) if isinstance(item, Mapping) else item
-                label = operator.index(label) if self.label_columns is None else check_row(label, self.label_columns)
+                if self.label_columns is not None:
+                    label = check_row(label, self.label_columns)
+                elif np.ndim(label) or not hasattr(label, "__index__"):
+                    raise UserError(
+                        f"{where}: label {shorten(repr(label))}; an integer, its place in class_names, is needed"
+                    )
+                else:
+                    label = operator.index(label)
             else:
                 if isinstance(item, Mapping):
                     item = item["image"]
                 has_label = isinstance(item, tuple | list) and len(item) <= 2
                 image, label = item[0] if has_label else item, -1
             if isinstance(image, Image.Image):
-                image = pillow_images.read(image, f"{self.name}, item {index}", alpha=image.mode == "RGBA")
+                image = pillow_images.read(image, where, alpha=image.mode == "RGBA")
             elif not isinstance(image, bytes):
                 image = np.asarray(image)
                 image = image[..., None] if image.ndim == 2 else image
         except UserError:
             raise
         except Exception as error:  # whatever a user's object raises
-            raise UserError(f"{self.name}, item {index}: {type(error).__name__}: {error}") from error
+            raise UserError(f"{where}: {type(error).__name__}: {error}") from error
         if not isinstance(image, bytes):
             if image.dtype != np.uint8 or image.ndim != 3 or not image.shape[2]:
                 raise UserError(
-                    f"{self.name}, item {index}: an image {image.dtype}{list(image.shape)}; uint8 [height, width, "
+                    f"{where}: an image {image.dtype}{list(image.shape)}; uint8 [height, width, "
                     "channels], or the bytes of an image file, is needed"
                 )
         return image, label

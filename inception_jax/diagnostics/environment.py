@@ -113,7 +113,7 @@ def check_devices(environment: Mapping[str, str] = os.environ) -> Finding:
             "whether `nvidia-smi` works, and whether its driver is new enough" if extra == "gpu" else "the log of JAX"
         )
         return warn("devices", text, f"JAX's plugin is installed, but finds none: look {look}")
-    return warn("devices", text, f"pip install '.[{extra}]'")
+    return warn("devices", text, f"pip install 'inception_jax[{extra}]'")
 
 
 def _accelerators() -> tuple[str, int]:
@@ -226,5 +226,5 @@ def check_extras() -> Finding:
     return ok(
         "extras",
         f"installed: {', '.join(installed) or 'none'}"
-        + (f"; not installed: {', '.join(missing)}: pip install '.[NAME]'" if missing else ""),
+        + (f"; not installed: {', '.join(missing)}: pip install 'inception_jax[NAME]'" if missing else ""),
     )

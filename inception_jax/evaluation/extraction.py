@@ -69,7 +69,7 @@ def last_endpoint(network: FeatureExtractor) -> str:
         names.extend(output.endpoints)  # here, where they are in order: jax sorts the keys of what is returned
         return output.logits
 
-    with traced_for_shapes():
+    with traced_for_shapes(), jax.set_mesh(None):  # not in a mesh that the program has set
         jax.eval_shape(run, network.variables, _abstract_images(network))
     if not names:
         raise UserError("the network names no endpoint; --endpoints=logits is what it has")
@@ -83,7 +83,7 @@ def _abstract_images(network: FeatureExtractor) -> jax.ShapeDtypeStruct:
 
 def _output_shapes(network: FeatureExtractor) -> InceptionOutput:
     """The network's output without its numbers."""
-    with traced_for_shapes():
+    with traced_for_shapes(), jax.set_mesh(None):  # not in a mesh that the program has set
         found = jax.eval_shape(
             lambda v, x: network.model.apply(v, x, train=False), network.variables, _abstract_images(network)
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -51,9 +52,14 @@ def is_traced_for_shapes() -> bool:
     return TRACED_FOR.value == _SHAPES
 
 
-def traced_for_device(device: jax.Device) -> AbstractContextManager[None]:
-    """What is traced inside is for this device alone; for a GPU, of which there are several kinds, it is for all."""
-    return TRACED_FOR(device.platform if device.platform in ("cpu", "tpu") else TRACED_FOR.value)
+@contextlib.contextmanager
+def traced_for_device(device: jax.Device) -> Iterator[None]:
+    """What is traced inside is for this device alone; for a GPU, of which there are several kinds, it is for all.
+
+    A mesh that the program has set (`jax.set_mesh`) is not that of what is traced inside, and is left meanwhile.
+    """
+    with TRACED_FOR(device.platform if device.platform in ("cpu", "tpu") else TRACED_FOR.value), jax.set_mesh(None):
+        yield
 
 
 def count_cpu_threads() -> int:

@@ -310,7 +310,7 @@ def next_commands(workdir: Path, starts: Mapping[str, Any], outcome: Mapping[str
         yield f"python -m inception_jax.evaluate --workdir={here}"
         yield f"python -m inception_jax.predict --workdir={here} image.jpg"
     if (workdir / metric_files.EVENTS).is_dir():
-        yield "# with TensorBoard, the extra: pip install '.[tensorboard]'"
+        yield "# with TensorBoard, the extra: pip install 'inception_jax[tensorboard]'"
         yield f"tensorboard --logdir={here}"
     yield "```"
 

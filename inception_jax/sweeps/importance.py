@@ -57,7 +57,7 @@ def estimate(stored: StoredStudy, study: optuna.Study | None = None) -> Importan
     try:
         import optuna
     except ModuleNotFoundError:
-        return Importance({}, reason="Optuna is not installed: pip install '.[sweep]'")
+        return Importance({}, reason="Optuna is not installed: pip install 'inception_jax[sweep]'")
     study = _rebuild_study(stored) if study is None else study
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     # Optuna's evaluators use these alone.

@@ -36,7 +36,7 @@ def import_optuna() -> ModuleType:
     try:
         import optuna
     except ImportError:
-        raise UserError("a sweep needs Optuna, which is not installed: pip install '.[sweep]'") from None
+        raise UserError("a sweep needs Optuna, which is not installed: pip install 'inception_jax[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -115,15 +116,37 @@ def enable_compilation_cache() -> None:
 
     Its directory is `JAX_COMPILATION_CACHE_DIR`, or else `inception_jax/xla` in the user's cache directory; an empty
     value disables it. Small programs are kept, too: a start of `train` has a dozen, each of which compiles in 0.05 s.
-    JAX removes nothing from it; the folder may be deleted at any time.
+    JAX removes nothing from it; the folder may be deleted at any time. Where it cannot be written, a line on standard
+    error says so; what is there already is read.
     """
     directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if directory is None:
         directory = str(cache_folder("xla"))
+    if directory and (problem := _find_cache_problem(directory)):
+        print(
+            f"note: compiled programs are not kept: {problem}; JAX_COMPILATION_CACHE_DIR names another folder",
+            file=sys.stderr,
+        )
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+        if not os.path.isdir(directory):
+            jax.config.update("jax_compilation_cache_dir", None)
+            return
     if directory:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_enable_xla_caches", "xla_gpu_per_fusion_autotune_cache_dir")
+
+
+def _find_cache_problem(directory: str) -> str:
+    """Why the compilation cache cannot be written; "": it can."""
+    if "://" in directory:
+        return ""
+    place = os.path.abspath(directory)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        return f"{place} is not a folder"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written"
 
 
 def return_freed_memory() -> None:

@@ -55,12 +55,15 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Ma
         if array.dtype.kind not in "biufV" or array.dtype.hasobject or array.dtype.names:
             raise UserError(f"{name}: the dtype is {array.dtype}; a safetensors file holds numbers alone")
     with atomic_write(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # as of other files; the library makes one that only its owner can read
         try:
             save_file(contiguous, part, about or None)  # empty metadata without arrays would make an unreadable file
         except SafetensorError as error:
             code = re.search(r"\(os error (\d+)\)", str(error))  # of the system, such as a full disk
             reason = OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(error))
             raise write_error(path, reason) from None
+        part.chmod(mode)
 
 
 def load_safetensors(path: str | os.PathLike) -> dict[str, Any]:

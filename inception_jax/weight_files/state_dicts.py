@@ -1,4 +1,4 @@
-"""Finds the state dict in the object of a PyTorch file, and removes the prefix of DataParallel from its names."""
+"""Finds the state dict in the object of a PyTorch file, and removes the prefixes of wrappers from its names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from inception_jax.weight_files.types import ParsedFile, ReadError, add_array
 
 # Keys under which training scripts save the state dict, in the order in which they are tried.
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "module")
-_PREFIX = "module."  # torch.nn.DataParallel's
+_PREFIXES = ("module.", "_orig_mod.")  # those of torch.nn.DataParallel and of torch.compile
 
 
 def extract_state_dict(
@@ -27,7 +27,8 @@ def extract_state_dict(
 
     Returns:
       The arrays. Metadata: `metadata`, and "nested_under", the key at which the state dict was found, or None;
-      "stripped_prefix", "module." where every name began with it, or None; "left_out", {name: type} of the rest.
+      "stripped_prefix", the prefixes of wrappers with which every name began, such as "module.", or None; "left_out",
+      {name: type} of the rest.
 
     Raises:
       ReadError: there is no state dict.
@@ -51,11 +52,14 @@ def extract_state_dict(
             specs[name] = value
         else:
             left_out[name] = _kind(value)
-    prefix = _PREFIX if all(name.startswith(_PREFIX) for name in specs) else None
+    prefix = ""
+    for _ in _PREFIXES:  # one wrapper may be in the other
+        prefix += next((one for one in _PREFIXES if all(name.startswith(prefix + one) for name in specs)), "")
     arrays: dict[str, np.ndarray] = {}
     for name, spec in specs.items():
-        add_array(arrays, name.removeprefix(prefix or ""), array(spec, name))
-    return ParsedFile(arrays, {**metadata, "nested_under": nested, "stripped_prefix": prefix, "left_out": left_out})
+        add_array(arrays, name.removeprefix(prefix), array(spec, name))
+    about = {"nested_under": nested, "stripped_prefix": prefix or None, "left_out": left_out}
+    return ParsedFile(arrays, metadata | about)
 
 
 def _kind(value: Any) -> str:

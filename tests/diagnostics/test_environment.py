@@ -43,7 +43,7 @@ def test_versions_that_are_wrong(versions, status, text, monkeypatch):
 @pytest.mark.parametrize(
     ("variables", "plugin", "remedy"),
     [
-        ({}, False, "pip install '.[gpu]'"),
+        ({}, False, "pip install 'inception_jax[gpu]'"),
         ({}, True, "nvidia-smi"),
         ({"JAX_PLATFORMS": "cpu"}, False, "unset JAX_PLATFORMS, which is 'cpu'"),
     ],

@@ -166,7 +166,7 @@ def test_the_commands_can_be_pasted(tmp_path):
         "python -m inception_jax.train --config=configs/digits.py '--workdir=a b'",
         f"python -m inception_jax.evaluate --workdir='{workdir}'",
         f"python -m inception_jax.predict --workdir='{workdir}' image.jpg",
-        "# with TensorBoard, the extra: pip install '.[tensorboard]'",
+        "# with TensorBoard, the extra: pip install 'inception_jax[tensorboard]'",
         f"tensorboard --logdir='{workdir}'",
     ]
 

@@ -403,7 +403,7 @@ def test_without_optuna_it_is_one_line():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert done.stderr == "error: a sweep needs Optuna, which is not installed: pip install '.[sweep]'\n"
+    assert done.stderr == "error: a sweep needs Optuna, which is not installed: pip install 'inception_jax[sweep]'\n"
 
 
 def test_only_the_report(study, sweep):

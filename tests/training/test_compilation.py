@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -70,3 +71,27 @@ def test_a_c_library_without_malloc_trim_is_left_alone(monkeypatch, platform):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: opened.append(name) or object())
     compilation.return_freed_memory()
     assert opened == ([None] if platform == "linux" else [])
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    """Not JAX's own warnings for every program, which do not name the remedy; what is there already is still read."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path / "locked"))
+    settings = {}
+    monkeypatch.setattr(jax.config, "update", lambda name, value: settings.update({name: value}))
+    for name, used, reason in (
+        ("file/xla", False, "file is not a folder"),
+        ("locked/xla", False, "locked cannot be written"),
+        ("locked", True, "locked cannot be written"),
+        ("new/xla", True, None),
+    ):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / name))
+        with warnings.catch_warnings():
+            compilation.enable_compilation_cache()
+            if reason:
+                warnings.warn("Error writing persistent compilation cache entry for 'jit_step': …", stacklevel=1)
+        assert settings["jax_compilation_cache_dir"] == (str(tmp_path / name) if used else None)
+        remedy = "JAX_COMPILATION_CACHE_DIR names another folder"
+        note = f"note: compiled programs are not kept: {tmp_path}/{reason}; {remedy}\n"
+        assert capsys.readouterr().err == (note if reason else "")

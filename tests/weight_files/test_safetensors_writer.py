@@ -44,6 +44,12 @@ def test_the_library_reads_it_and_what_it_says(tmp_path):
     assert json.loads(about["options"]) == {"bn_scale": True}
 
 
+def test_others_may_read_it_as_other_files(tmp_path):
+    (tmp_path / "other").touch()
+    save_arrays(tmp_path / "w.safetensors", {"a": np.zeros(2)})
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_any_named_arrays(tmp_path):
     save_arrays(tmp_path / "a", {"fc.weight": np.ones((2, 3)), "num_batches_tracked": np.array(5)})
     arrays = library.load_file(tmp_path / "a")

@@ -329,6 +329,13 @@ def test_nested_state_dicts(tmp_path, key):
     assert about["left_out"] == {"optimizer": "dict", "epoch": "int", "module.b": "int"}
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_the_prefix_of_a_compiled_network(tmp_path, prefix):
+    state = {f"{prefix}a": TENSOR, f"{prefix}module.b": TENSOR}
+    weights = read_weights(written(tmp_path / "a.pth", torch_zip(pickled(state), {"0": VALUES.tobytes()})))
+    assert (list(weights.arrays), weights.metadata["stripped_prefix"]) == (["a", "module.b"], prefix)
+
+
 def test_a_nested_state_dict_beside_a_tensor(tmp_path):
     """As pytorch/examples' imagenet/main.py saves it, whose best accuracy is a tensor."""
     accuracy = pickled_tensor("0", (1,), (1,), 12)
