@@ -98,7 +98,8 @@ class RowArchive(contextlib.AbstractContextManager):
 
     def __exit__(self, *exception: object) -> None:
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # on a full disk what is left in the buffer fails once more
+                file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextlib.contextmanager

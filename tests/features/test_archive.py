@@ -1,5 +1,7 @@
 """Archives that grow by rows: NumPy reads them, and nothing half is ever seen."""
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,19 @@ def test_what_ends_early_leaves_what_was_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
     with np.load(tmp_path / "a.npz") as found:
         assert list(found) == ["old"]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    """What is left in a file's buffer fails once more when it is closed."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*a\.npz: "), RowArchive(tmp_path / "a.npz") as archive:
+            for _ in range(1000):
+                archive.add({"x": np.ones((1, 9))})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_names_and_places(tmp_path):
