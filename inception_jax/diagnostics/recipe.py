@@ -117,7 +117,7 @@ def check_decoding(setup: Setup) -> Finding:
         remedy = f"replace the file; a run leaves out up to {setup.faults.max_corrupt} (config.faults.max_corrupt)"
         return warn("decoding", str(error), remedy)
     if brightest < _DARK:
-        text = f"the largest value of {counted(count + 1, 'image')} is {brightest} of 255"
+        text = f"the largest value of {counted(count + 1, 'training crop')} is {brightest} of 255"
         remedy = "16 bits are cut to 8: are the values of 10 or 12 bits? Scale them to 0 to 65535 in the files"
         return warn("decoding", text, remedy)
     where = f"{pipeline.workers} workers of " * bool(pipeline.workers) + f"{pipeline.threads} threads"

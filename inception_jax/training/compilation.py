@@ -40,12 +40,28 @@ class Programs:
         Args:
           key: of the program.
           compile_program: compiles it.
+
+        Raises:
+          UserError: as `refuse_disabled_jit`.
         """
+        refuse_disabled_jit()
         if key not in self._made:
             with self._compiling:
                 if key not in self._made:
                     self._made[key] = compile_program()
         return self._made[key]
+
+
+def refuse_disabled_jit() -> None:
+    """Raises where JAX compiles nothing: neither compiles our programs nor calls those that are compiled.
+
+    Raises:
+      UserError: `jax_disable_jit` is on.
+    """
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # jax declares no types for it
+        raise UserError(
+            "jax_disable_jit is on, and steps are compiled; leave jax.disable_jit(), or unset JAX_DISABLE_JIT"
+        )
 
 
 class Recompiled(UserError):

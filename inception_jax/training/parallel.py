@@ -23,7 +23,7 @@ from inception_jax.models.platforms import TRACED_FOR, traced_for_device
 from inception_jax.models.prepared_weights import PreparedFunction
 from inception_jax.training.compilation import enable_compilation_cache as enable_compilation_cache
 from inception_jax.training.compilation import no_compilation as no_compilation
-from inception_jax.training.compilation import return_freed_memory
+from inception_jax.training.compilation import refuse_disabled_jit, return_freed_memory
 from inception_jax.training.step import AXIS
 
 Program = Callable[[jax.stages.Lowered], jax.stages.Compiled]
@@ -460,10 +460,7 @@ class Devices:
         )
 
     def _compile(self, compile_program: Program, function: Any, *arguments: Any) -> Compiled:
-        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # jax declares no types for it
-            raise UserError(
-                "jax_disable_jit is on, and steps are compiled; leave jax.disable_jit(), or unset JAX_DISABLE_JIT"
-            )
+        refuse_disabled_jit()
         start = time.perf_counter()
         with traced_for_device(self.first_device):
             lowered = function.lower(*arguments)

@@ -168,7 +168,9 @@ def test_images_that_are_dark_or_cannot_be_decoded(tmp_path, arguments, capsys):
     (tmp_path / "train" / "cat" / "0.psd").write_bytes(b"")
     data = [f"--config.data.name=folder:{tmp_path}", "--config.data.train_split=train", "--config.data.eval_split=test"]
     found = examined(capsys, *arguments, *data)["decoding"]
-    assert found.status == Status.WARN and re.fullmatch(r"the largest value of \d+ images is 7 of 255", found.text)
+    assert found.status == Status.WARN and re.fullmatch(
+        r"the largest value of \d+ training crops is 7 of 255", found.text
+    )
     for file in (tmp_path / "test").glob("*/*.png"):
         file.write_bytes(b"no image")
     built = recipe.build(recipe_files.load_config([*arguments, *data])[0], None)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from inception_jax import config
+from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.prediction import Prediction
 from inception_jax.features.explanation import explain
@@ -92,13 +93,15 @@ def test_features_and_saliency_maps_do_so_too(network, compiled):
     assert [len(list(explain(network, given[:n], batch_size=8))) for n in (3, 4, 3)] == [3, 4, 3] and compiled == [4]
 
 
-def test_a_mesh_that_the_program_has_set_changes_nothing(network, recipe):
+def test_settings_of_the_program_around_it(network, recipe):
     """`jax.set_mesh` makes arrays and programs of a whole process explicitly sharded; ours have a mesh of their own."""
     expected, features = network.predict(IMAGES[:2]), network.features(IMAGES[:2], ["global_pool"])
     with jax.set_mesh(jax.make_mesh((2,), ("data",))):
         inside = build(recipe)
         found, found_features = inside.predict(IMAGES[:2]), inside.features(IMAGES[:2], ["global_pool"])
         assert not jax.sharding.get_abstract_mesh().empty
+    with jax.disable_jit(), pytest.raises(UserError, match="jax_disable_jit is on, and steps are compiled"):
+        network.predict(IMAGES[:2])  # whose program is there
     np.testing.assert_array_equal(found["probabilities"], expected["probabilities"])
     np.testing.assert_array_equal(found_features["global_pool"], features["global_pool"])
 
