@@ -1,4 +1,4 @@
-"""Hostile images in a class folder: cut, mutated and lying files of fifteen formats; an image, or a `UserError`."""
+"""Hostile images in a class folder: cut, mutated and lying files of fourteen formats; an image, or a `UserError`."""
 
 import resource
 import time
@@ -11,7 +11,7 @@ from inception_jax.data.images import decode
 from inception_jax.errors import UserError
 
 FORMATS = (
-    ".pbm", ".pgm", ".ppm", ".pam", ".pfm", ".hdr", ".gif", ".webp", ".bmp", ".tiff", ".avif", ".jp2", ".ras", ".png",
+    ".pbm", ".pgm", ".ppm", ".pam", ".hdr", ".gif", ".webp", ".bmp", ".tiff", ".avif", ".jp2", ".ras", ".png",
     ".jpg",
 )  # fmt: skip
 LIES = {
@@ -41,7 +41,7 @@ def encode(extension):
         image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     if extension == ".pbm":
         image = (image > 127).astype(np.uint8) * 255
-    if extension in (".pfm", ".hdr"):
+    if extension == ".hdr":
         image = image.astype(np.float32) / 255
     done, content = cv2.imencode(extension, image)
     assert done
