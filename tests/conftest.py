@@ -85,7 +85,10 @@ def pytest_collection_modifyitems(config, items):
         if item.nodeid in EXTENDED:
             item.add_marker("extended")
     if config.args == config.getini("testpaths") and (unknown := EXTENDED - {item.nodeid for item in items}):
-        raise pytest.UsageError(f"tests/extended.txt: there is no test {min(unknown)}")
+        text = f"tests/extended.txt: there is no test {min(unknown)}"
+        if hasattr(config, "workerinput"):  # xdist reports an error of its own in its place
+            os.write(2, f"{text}\n".encode())
+        raise pytest.UsageError(text)
 
 
 def pytest_collection_finish(session):
