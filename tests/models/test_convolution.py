@@ -40,7 +40,7 @@ def xla(x, kernel, strides, padding):
 @pytest.fixture
 def set_block_elements(monkeypatch):
     """Sets the size of the weight gradient's blocks; traces made with another size are forgotten, before and after."""
-    traced = (convolution.convolve_by, convolution.select_by_platform)
+    traced = (convolution._convolve_once, convolution.select_by_platform)
 
     def set_elements(elements):
         monkeypatch.setattr(weight_gradient, "_BLOCK_ELEMENTS", elements)
