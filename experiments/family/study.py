@@ -56,7 +56,7 @@ OWN = {
 """Fields of variants that do not train as the others do. A head of weight 0 gets no gradient, and the rest of the
 network does not see it."""
 
-SEARCHED = ("inception_v1", "inception_v3", "inception_resnet_v1", "inception_v4", "inception_resnet_v2")
+SEARCHED = (*(name for name in WIDTHS), "alexnet, batch norm", "network_in_network, batch norm")
 FACTORS = (0.3, 1, 3, 10)
 """Of the learning rate of these networks; a network's own row has 1."""
 
