@@ -388,12 +388,13 @@ class Devices:
     def _take_first(self, variables: Any) -> Any:
         """Global arrays that are the same on all devices, as those of the first one of this process; or shapes."""
         first = self.mesh.local_devices[0]
+        alone = SingleDeviceSharding(first)  # a part of an array on a mesh of one device is still on the mesh
 
         def take(x: Any) -> Any:
             if isinstance(x, jax.ShapeDtypeStruct):
-                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(first))
+                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=alone)
             parts = x.addressable_shards if isinstance(x, jax.Array) else []
-            return next((part.data for part in parts if part.device == first), x)
+            return next((jax.device_put(part.data, alone) for part in parts if part.device == first), x)
 
         return jax.tree.map(take, variables)
 

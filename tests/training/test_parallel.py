@@ -267,6 +267,16 @@ def test_a_step_is_prepared_of_shapes_and_of_numpy_arrays():
             np.testing.assert_allclose(got, np.arange(8.0) * np.exp(1), rtol=1e-6)
 
 
+def test_a_step_is_prepared_of_what_a_step_on_one_device_returned():
+    """A part of such an array is on the mesh, and the literal's type is of another kind of its axis."""
+    devices = parallel.Devices("jit", 1)
+    batch, variables = devices.put({"x": np.ones(3, np.float32)}), devices.replicate({"w": np.ones(3, np.float32)})
+    variables = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=devices.replicated)(variables)
+    step = lambda variables, batch: ({}, {"rows": batch["x"] * lax.rsqrt(variables["w"] + 0.5)})  # noqa: E731
+    made = devices.compile_eval(step, variables, batch, prepares=True)(variables, batch)[1]["rows"]
+    np.testing.assert_allclose(made, np.full(3, 1.5**-0.5), rtol=1e-6)
+
+
 def test_a_prepared_step_without_variables_and_its_memory():
     devices = parallel.Devices("jit", 2)
     batch = devices.put({"x": np.ones((2, 3), np.float32)})
