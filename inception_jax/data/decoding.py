@@ -65,7 +65,7 @@ def decode(
 
     Raises:
       UndecodableImage: the bytes are not a complete image, the image is too large, or a Netpbm file whose largest value
-        is neither 255 nor 65535.
+        is neither 255 nor 65535 (nor, in the formats of text, below 255).
       OtherChannels: the file has other channels.
     """
     read_size(encoded, name, max_pixels)

@@ -40,6 +40,8 @@ def read_size(encoded: bytes) -> tuple[int, int] | None:
 def find_other_range(encoded: bytes) -> str | None:
     """Finds that the values of a Netpbm file are not of 8 or 16 bits: OpenCV takes them as they are, mostly dark.
 
+    In the formats of text, P2 and P3, it scales those of less than 8 bits to 0 to 255.
+
     Args:
       encoded: the file, or its beginning.
 
@@ -50,7 +52,7 @@ def find_other_range(encoded: bytes) -> str | None:
         return "pixels of float32; save it with 8 or 16 bits"
     found = _LARGEST.match(encoded)
     largest = int(found[found.lastindex]) if found and found.lastindex else 255
-    if largest in (255, 65535):
+    if largest in (255, 65535) or (largest < 255 and encoded[:2] in (b"P2", b"P3")):
         return None
     return f"white is {largest} (Netpbm's maxval), not 255 or 65535; save it with 8 or 16 bits"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, cast
 
 import jax
@@ -69,24 +69,23 @@ def last_endpoint(network: FeatureExtractor) -> str:
         names.extend(output.endpoints)  # here, where they are in order: jax sorts the keys of what is returned
         return output.logits
 
-    with traced_for_shapes(), jax.set_mesh(None):  # not in a mesh that the program has set
-        jax.eval_shape(run, network.variables, _abstract_images(network))
+    _eval_shape(run, network)
     if not names:
         raise UserError("the network names no endpoint; --endpoints=logits is what it has")
     return names[-1]
 
 
-def _abstract_images(network: FeatureExtractor) -> jax.ShapeDtypeStruct:
+def _eval_shape(function: Callable[[Any, jax.Array], Any], network: FeatureExtractor) -> Any:
+    """`jax.eval_shape` of a function of weights and images, also in a trace, and outside of a mesh that is set."""
     size = network.input.eval_image_size
-    return jax.ShapeDtypeStruct((1, size, size, network.input.channels), np.dtype(network.model.dtype))
+    images = jax.ShapeDtypeStruct((1, size, size, network.input.channels), np.dtype(network.model.dtype))
+    with traced_for_shapes(), jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        return jax.eval_shape(function, network.variables, images)
 
 
 def _output_shapes(network: FeatureExtractor) -> InceptionOutput:
     """The network's output without its numbers."""
-    with traced_for_shapes(), jax.set_mesh(None):  # not in a mesh that the program has set
-        found = jax.eval_shape(
-            lambda v, x: network.model.apply(v, x, train=False), network.variables, _abstract_images(network)
-        )
+    found = _eval_shape(lambda variables, images: network.model.apply(variables, images, train=False), network)
     return cast(InceptionOutput, found)
 
 

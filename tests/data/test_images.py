@@ -312,6 +312,12 @@ def test_refuses_values_of_another_range_than_8_or_16_bits(header, dtype, messag
             images.decode(encoded, "a.pgm")
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("encoded", [b"P2 2 1 15\n15 0\n", b"P3 2 1 4\n4 4 4 0 0 0\n"])
+def test_decodes_netpbm_text_of_fewer_bits_up_to_white(encoded, channels):
+    assert images.decode(encoded, "a.pgm", channels=channels).tolist() == [[[255] * channels, [0] * channels]]
+
+
 @pytest.mark.parametrize("kind", ["VP8L", "VP8X", "MM", "CMYK"])
 def test_the_size_in_other_forms_of_a_format(kind):
     stream, image = io.BytesIO(), Image.new("RGB", (300, 41))

@@ -59,6 +59,14 @@ def test_in_full_float32(trained, monkeypatch):
     assert len(products) > 5 and all("HIGHEST" in line for line in products)
 
 
+def test_the_shapes_are_known_inside_a_trace(trained):
+    def step(x):
+        name = extraction.last_endpoint(trained)
+        return x * extraction.feature_shapes(trained, [name])[name].shape[0]
+
+    assert jax.jit(step)(1.0) == step(1.0)
+
+
 def test_every_example_in_order_by_the_command(trained, by_hand, small_run, run_command, tmp_path):
     output = tmp_path / "features.npz"
     code, out, err = run_command(
