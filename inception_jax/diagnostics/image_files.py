@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -110,8 +111,9 @@ def find_problem(path: str) -> str | None:
 def find_orientation(path: str) -> int:
     """The EXIF orientation of an image file, 1 to 8; 1 where it has none, or Pillow does not know the format."""
     try:
-        with Image.open(path) as image:
+        # Pillow warns of damaged EXIF data, and of images half as large as those that are refused.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             found = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # whatever its plugins raise of a damaged file
         return _UPRIGHT
     return found if found in range(1, 9) else _UPRIGHT

@@ -226,6 +226,25 @@ def test_the_headers_of_image_files(tmp_path, arguments, capsys, monkeypatch):
     assert image_files.find_problem(str(tmp_path / "long.jpg")) is None
 
 
+def test_the_orientation_of_damaged_files(tmp_path, monkeypatch):
+    """Pillow warns of EXIF data that is cut, as of a file of ImageNet, and its plugin for AVIF raises RuntimeError."""
+    sideways = Image.Exif()
+    sideways[ExifTags.Base.Orientation] = 6
+    sideways[ExifTags.Base.Make] = "a maker whose name is not stored in place"
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg", exif=sideways)
+    assert image_files.find_orientation(str(tmp_path / "a.jpg")) == 6
+    whole = (tmp_path / "a.jpg").read_bytes()
+    for number in range(len(whole)):
+        (tmp_path / "a.jpg").write_bytes(whole[:number] + bytes([whole[number] ^ 1]) + whole[number + 1 :])
+        assert image_files.find_orientation(str(tmp_path / "a.jpg")) in range(1, 9)
+
+    def fail(path):
+        raise RuntimeError("Failed to decode image: Missing or empty image item")
+
+    monkeypatch.setattr(image_files.Image, "open", fail)
+    assert image_files.find_orientation(str(tmp_path / "a.jpg")) == 1
+
+
 def long_jpeg():
     """A JPEG whose size stands behind 130 kB of other segments."""
     encoded = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
