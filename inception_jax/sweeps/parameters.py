@@ -175,14 +175,19 @@ def from_json(content: Mapping[str, Any]) -> Parameter:
     """The parameter that study.json has as `to_json` gives it.
 
     Raises:
-      UserError: a range without its ends.
+      UserError: a range without its ends, or a field of another type.
     """
-    when, choices = content.get("when") or {}, content.get("choices")
+    damaged = f"study.json: the parameter {content.get('field')} needs "
+    when, choices = content.get("when") or {}, content.get("choices") or ()
+    if not isinstance(when, Mapping):
+        raise UserError(f"{damaged}an object 'when'; restore a copy of the file")
+    if not isinstance(choices, list | tuple):
+        raise UserError(f"{damaged}a list 'choices'; restore a copy of the file")
     if (content.get("kind") or ("choice" if choices else "real")) == "choice":
-        return Choice(to_tuples(choices or ()), when)
+        return Choice(to_tuples(choices), when)
     low, high, step = (content.get(name) for name in ("low", "high", "step"))
-    if low is None or high is None:
-        raise UserError(f"study.json: the parameter {content.get('field')} needs numbers 'low' and 'high'")
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        raise UserError(f"{damaged}numbers 'low' and 'high'; restore a copy of the file")
     kind, log = content.get("kind") or "real", bool(content.get("log"))
     return Interval(kind, low, high, log, step, content.get("grid"), when)
 

@@ -223,5 +223,11 @@ def test_a_space_is_described_in_json_and_read_from_it():
         "when": {"a": "x"},
     }
     assert {one["field"]: from_json(one) for one in described} == space.parameters
-    with pytest.raises(UserError, match=r"study.json: the parameter b needs numbers 'low' and 'high'"):
-        from_json({**described[1], "high": None})
+    for damage, needed in (
+        ({"high": None}, "numbers 'low' and 'high'"),
+        ({"low": "a"}, "numbers 'low' and 'high'"),
+        ({"choices": 5}, "a list 'choices'"),
+        ({"when": 3}, "an object 'when'"),
+    ):
+        with pytest.raises(UserError, match=f"study.json: the parameter b needs {needed}; restore a copy"):
+            from_json({**described[1], **damage})
