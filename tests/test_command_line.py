@@ -67,9 +67,9 @@ def test_overrides_of_every_kind(recipe):
     assert overrides["optimizer.momentum"] == 0.5
 
 
-def test_a_separate_argument_for_the_value(recipe):
-    _, config, _ = parse("--config", str(recipe), "--workdir", "w", "--config.seed", "3")
-    assert config.seed == 3
+def test_a_separate_argument_for_the_value_and_one_dash(recipe):
+    _, config, _ = parse("--config", str(recipe), "--workdir", "w", "--config.seed", "3", "-config.batch_size", "8")
+    assert (config.seed, config.batch_size) == (3, 8)
 
 
 @pytest.mark.parametrize(
