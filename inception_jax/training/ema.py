@@ -41,6 +41,7 @@ def update(
     ema: Mapping[str, Tree],
     params: Tree,
     batch_stats: Tree,
+    *,
     weight: float | jax.Array,
     step: jax.Array | int,
     num_updates_rule: bool,

@@ -203,7 +203,8 @@ def make_train_step(
         if ema is not None:
             weight = objective.ema_new_weight
             weight = ema_lib.new_weight(objective.ema_decay) if weight is None else weight
-            ema = ema_lib.update(ema, params, batch_stats, weight, state.step + 1, objective.ema_num_updates)
+            rule = objective.ema_num_updates
+            ema = ema_lib.update(ema, params, batch_stats, weight=weight, step=state.step + 1, num_updates_rule=rule)
         next_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         if objective.skip_non_finite:
             next_state, metrics = _skip_if_bad(state, next_state, metrics, objective.loss_limit)

@@ -19,10 +19,11 @@ def trace(dtype, decay, num_updates_rule, steps):
     """The averages after `steps` updates, and NumPy's in float64 with TF's textbook decay_t."""
     averages = ema.init(*values(0, dtype))
     expected = jax.tree.map(lambda x: np.asarray(x, np.float64), averages)
-    update = jax.jit(ema.update, static_argnums=(3, 5))
+    update = jax.jit(ema.update, static_argnames=("weight", "num_updates_rule"))
     for t in range(steps):
         params, batch_stats = values(t + 1, dtype)
-        averages = update(averages, params, batch_stats, ema.new_weight(decay), jnp.int32(t), num_updates_rule)
+        numbers = {"weight": ema.new_weight(decay), "step": jnp.int32(t), "num_updates_rule": num_updates_rule}
+        averages = update(averages, params, batch_stats, **numbers)
         decay_t = min(decay, (1 + t) / (10 + t)) if num_updates_rule else decay
         new = {"params": params, "batch_stats": batch_stats}
         expected = jax.tree.map(
@@ -50,7 +51,9 @@ def test_a_small_weight_keeps_its_digits():
     """1 - 0.9999 formed in float32 would be off by 1.7e-4 of itself; so would 1 - (1 + t) / (10 + t) for a large t."""
     zero, one = {"w": jnp.zeros(())}, {"w": jnp.ones(())}
     for step, rule, weight in ((0, False, 1e-4), (10**6, True, 1e-4), (50_000, True, 9 / 50_010)):
-        average = ema.update(ema.init(zero, {}), one, {}, ema.new_weight(0.9999), step, rule)
+        average = ema.update(
+            ema.init(zero, {}), one, {}, weight=ema.new_weight(0.9999), step=step, num_updates_rule=rule
+        )
         assert float(average["params"]["w"]) == pytest.approx(weight, rel=1e-6)
 
 
@@ -68,6 +71,6 @@ def test_start_values_are_copies_that_can_be_donated_together(compiled):
 
 def test_a_network_without_batch_norm():
     averages = ema.init({"w": jnp.ones(2)}, {})
-    averages = ema.update(averages, {"w": jnp.zeros(2)}, {}, 0.5, 0, False)
+    averages = ema.update(averages, {"w": jnp.zeros(2)}, {}, weight=0.5, step=0, num_updates_rule=False)
     assert averages["batch_stats"] == {}
     np.testing.assert_array_equal(averages["params"]["w"], [0.5, 0.5])
