@@ -19,7 +19,7 @@ def sharded_like(like: _T, function: Callable[..., _T], *operands: Any) -> _T:
     """Calls a function in which XLA chooses the shardings, as with automatic axes.
 
     Args:
-      like: a pytree of arrays: the result has its structure, ranks and shardings.
+      like: a pytree of arrays: the result has its structure and shardings.
       function: of the operands; it must not use other arrays.
       *operands: pytrees of arrays.
     """
