@@ -37,7 +37,7 @@ CASES = {
         {"ema_decay": 0.99, "label_smoothing": 0.1, "class_weights": (0.3, 1.7, 1.1, 0.9, 1.0)},
     ),
     "nesterov": (
-        "sgd", {"momentum": 0.83, "nesterov": True, "learning_rate_multipliers": {"bias": 2.0}},
+        "sgd", {"momentum": 0.83, "nesterov": True, "learning_rate_multipliers": (("bias", 2.0),)},
         "exponential", {"decay_rate": 0.93, "decay_epochs": 1.1}, {"ema_decay": 0.97, "ema_num_updates": False},
     ),
     "plain": ("sgd", {"momentum": 0.0}, "constant", {}, {"skip_non_finite": True, "loss_limit": 1.9}),
