@@ -9,13 +9,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 def test_googlenet_learns_the_digits(run_command, tmp_path):
-    """configs/digits.py as it stands: LRN and both auxiliary heads, accuracy of at least 98.5 %, every loss falls."""
+    """configs/digits.py as it stands: LRN and both auxiliary heads; every loss falls.
+
+    Five seeds had 98.1 to 99.2 %, and one seed 98.3 to 99.4 % on five machines (experiments/digits): 97 % is three
+    standard deviations below their mean, and a network whose parts do not learn is far below it.
+    """
     arguments = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", "--json"]
     code, out, err = run_command("train", *arguments, timeout=3500, optimize=True)
     assert code == 0, err
     result = json.loads(out)
     for weights in ("raw", "ema"):
-        assert result["metrics"]["test"][weights]["top1"] >= 0.985
+        assert result["metrics"]["test"][weights]["top1"] >= 0.97
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     train = [row for row in map(json.loads, lines) if row["kind"] == "train"]
     for loss in ("loss_main", "loss_aux1", "loss_aux2"):
