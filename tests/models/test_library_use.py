@@ -100,7 +100,8 @@ def test_every_layer_takes_explicit_axes(name, options, platform):
         for shape, dtype in (((8, 96, 96, 3), model.dtype), ((8,), jnp.int32))
     )
     step = loss_and_gradient(model, lambda: TRACED_FOR(platform))
-    (loss, _), gradients = jax.eval_shape(step, variables, images, labels)
+    with jax.set_mesh(mesh):  # then what is made inside the step is on the mesh, too
+        (loss, _), gradients = jax.eval_shape(step, variables, images, labels)
     assert loss.shape == () and not any(any(leaf.sharding.spec) for leaf in jax.tree.leaves(gradients))
 
 
